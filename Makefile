@@ -1,0 +1,43 @@
+# make demo: see it work.   make test: everything this machine can run.
+# Nothing here changes the machine beyond its packages, .venv and namespaces of its own.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench lint clean packages
+# Without compiled modules every start of Python is slower than what users have.
+unexport PYTHONDONTWRITEBYTECODE
+export PATH := $(PATH):/usr/sbin:/sbin
+INPUTS := setup.cfg pyproject.toml scripts/setup scripts/python
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.with-lab ## install system packages and .venv (root, Debian or Ubuntu)
+
+demo: setup ## two pods, two real Envoys, one request through both (root)
+	@.venv/bin/python -m meshnet.lab.demo
+
+test: .venv/.with-test ## run all tests that this machine can, say what was left out
+	@scripts/test $(ARGS)
+
+bench: .venv/.with-lab ## measure speed; CHECK=1 fails beyond the stated ratios (root)
+	@.venv/bin/python scripts/bench.py $(if $(CHECK),--check)
+
+lint: .venv/.with-lint ## ruff, ruff format, mypy --strict
+	@scripts/lint
+
+clean: ## remove .venv and what builds and tests left in this checkout
+	@scripts/clean
+
+packages:
+	@PYTHON=$$(scripts/python) && PYTHON=$$PYTHON scripts/packages
+
+.venv/.with-lab: $(INPUTS) | packages
+	scripts/setup lab
+	@touch $@
+
+.venv/.with-test: $(INPUTS) | packages
+	scripts/setup lab prove test
+	@touch $@ .venv/.with-lab
+
+.venv/.with-lint: $(INPUTS) | packages
+	scripts/setup lint
+	@touch $@

@@ -1,0 +1,3 @@
+"""The commands: parse, call, render, exit."""
+
+from __future__ import annotations

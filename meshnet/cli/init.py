@@ -1,0 +1,232 @@
+"""``meshnet-init``: small, privileged, quick. Parses, calls, prints, exits.
+
+argparse rather than click: click's import alone would take a third of the time that a
+whole run may (docs/performance.md). ``meshnet init`` hands its arguments to this parser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from meshnet import __version__
+from meshnet.cli.flags import FLAGS
+from meshnet.cli.gather import gather
+from meshnet.errors import MeshnetError, UsageError
+from meshnet.model.intent import DEFAULT_UID, Intent, read_intent
+from meshnet.model.values import Value, read_bool, read_choice, read_duration
+from meshnet.render.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, NoReturn
+
+    from meshnet.ops.program import Options
+
+_TRAFFIC = frozenset(flag.name for flag in FLAGS if flag.traffic)
+_BOOLEANS = tuple(flag.name for flag in FLAGS if flag.kind == "bool")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"{self.prog} --help")
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The parser of all flags."""
+    parser = _Parser(prog=prog, allow_abbrev=False, description="Hand this pod's traffic to its sidecar proxy.")
+    for flag in FLAGS:
+        if flag.hidden:
+            continue
+        names = [f"-{flag.short}"] * bool(flag.short) + [f"--{flag.name}"]
+        help_text = flag.help.replace("%", "%%")
+        if flag.kind == "bool":
+            parser.add_argument(*names, nargs="?", const="true", metavar="BOOL", help=help_text)
+        elif flag.kind == "many":
+            parser.add_argument(*names, action="append", metavar=flag.metavar, help=help_text)
+        else:
+            parser.add_argument(*names, metavar=flag.metavar, help=help_text)
+    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "meshnet-init") -> NoReturn:
+    """The entry point; never returns."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv, os.environ, prog))
+
+
+def run(argv: Sequence[str], environment: Mapping[str, str], prog: str = "meshnet-init") -> int:
+    """The exit code of ``prog`` with these arguments and variables."""
+    log = Log(prog, as_json="--log-as-json" in argv)
+    try:
+        settings = gather(vars(build_parser(prog).parse_args(argv)), environment)
+        switches = {name: name in settings and read_bool(settings[name]) for name in _BOOLEANS}
+        log = Log(prog, as_json=switches["log-as-json"], verbose=switches["verbose"])
+        return _run(settings, switches, environment, log)
+    except MeshnetError as e:
+        log.error(str(e))
+        return e.exit_code
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return 130
+
+
+def _run(
+    settings: Mapping[str, Value],
+    switches: Mapping[str, bool],
+    environment: Mapping[str, str],
+    log: Log,
+) -> int:
+    form = read_choice(settings.get("output", Value("text", "--output")), "text", "json")
+    options = _options(settings, switches)
+    timeout = read_duration(settings.get("probe-timeout", Value("5s", "--probe-timeout")))
+    intent = _intent(settings, environment, switches["cleanup-only"])
+    for name in ("reconcile", "force-apply"):
+        if switches[name]:
+            log.info(f"--{name} has nothing left to do: every run converges")
+    for warning in intent.warnings if intent else ():
+        log.warn(warning)
+    netns = _netns(settings)
+    if not switches["skip-rule-apply"] or intent is None:
+        _program(intent, options, netns, form, environment, log)
+    if switches["run-validation"] and intent is not None and not options.dry_run:
+        return _validate(intent, settings, netns, timeout, form, log)
+    return 0
+
+
+def _options(settings: Mapping[str, Value], switches: Mapping[str, bool]) -> Options:
+    from meshnet.ops.choose import backend_for
+    from meshnet.ops.program import Options
+
+    backend = read_choice(settings.get("backend", Value("auto", "--backend")), "auto", "legacy", "nft-compat", "nft")
+    asked = {"--backend": backend}
+    if switches["native-nftables"]:
+        asked["--native-nftables"] = "nft"
+    if "force-iptables-binary" in settings:
+        asked["--force-iptables-binary"] = backend_for(settings["force-iptables-binary"].text)
+    wanted = {name for name in asked.values() if name != "auto"}
+    if len(wanted) > 1:
+        said = ", ".join(f"{flag} means {name}" for flag, name in asked.items() if name != "auto")
+        raise UsageError(f"two backends are asked for: {said}", "name one")
+    return Options(
+        backend=wanted.pop() if wanted else "auto",
+        migrate=switches["migrate"],
+        comments=switches["comments"],
+        dry_run=switches["dry-run"],
+        lock_wait=read_duration(settings.get("lock-wait", Value("30s", "--lock-wait"))),
+    )
+
+
+def _intent(
+    settings: Mapping[str, Value], environment: Mapping[str, str], cleanup: bool
+) -> Intent | None:
+    """The intent, with what only this machine knows filled in; None for a cleanup."""
+    from dataclasses import replace
+
+    if cleanup:
+        return None
+    chosen = {name: v for name, v in settings.items() if name in _TRAFFIC or name == "profile"}
+    if not chosen.get("proxy-uid", Value("", "")).text:
+        name = environment.get("ENVOY_USER") or "istio-proxy"
+        chosen["proxy-uid"] = Value(_user_id(name) or DEFAULT_UID, "$ENVOY_USER")
+    if not chosen.get("proxy-gid", Value("", "")).text:
+        chosen.pop("proxy-gid", None)
+    intent = read_intent(chosen, _group_id)
+    if intent.dns_from_resolver:
+        from meshnet.host.resolver import dns_servers
+
+        servers = dns_servers()
+        intent = replace(intent, spec=replace(intent.spec, dns_servers=servers))
+    if intent.spec.dns and intent.spec.dns_servers == ():
+        said = "DNS is not captured: no server is named, and --capture-all-dns is off"
+        intent = replace(intent, warnings=(*intent.warnings, said))
+    return intent
+
+
+def _user_id(name: str) -> str:
+    import pwd
+
+    try:
+        return str(pwd.getpwnam(name).pw_uid)
+    except (KeyError, ValueError):
+        return ""
+
+
+def _group_id(name: str) -> int | None:
+    import grp
+
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        return None
+
+
+def _netns(settings: Mapping[str, Value]) -> str | None:
+    target, path = settings.get("target"), settings.get("network-namespace")
+    if target is not None and path is not None and path.text:
+        raise UsageError(f"{target.origin} and {path.origin} both name a namespace", "give one")
+    if target is not None:
+        from meshnet.host.target import netns_of
+
+        return netns_of(target.text)
+    return path.text if path is not None and path.text else None
+
+
+def _program(
+    intent: Intent | None,
+    options: Options,
+    netns: str | None,
+    form: str,
+    environment: Mapping[str, str],
+    log: Log,
+) -> None:
+    from meshnet.ops.initialize import initialize
+    from meshnet.render import work as render
+
+    work = initialize(intent, options, netns)
+    log.detail(f"backend {work['backend']}: {work['why']}")
+    for note in work["notes"]:
+        log.warn(note)
+    profile = intent.spec.profile.value if intent else ""
+    if form == "json":
+        print(render.as_json(work, options.dry_run, profile))
+    elif options.dry_run:
+        text = render.as_input(work)
+        sys.stdout.write(text)
+        _keep_copy(text, environment.get("DRY_RUN_FILE_PATH", ""))
+    else:
+        log.info(render.as_sentence(work, profile))
+
+
+def _keep_copy(text: str, path: str) -> None:
+    if path:
+        try:
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(text)
+        except OSError as e:
+            raise MeshnetError(f"$DRY_RUN_FILE_PATH: cannot write {path!r}: {e.strerror}") from e
+
+
+def _validate(
+    intent: Intent,
+    settings: Mapping[str, Value],
+    netns: str | None,
+    timeout: float,
+    form: str,
+    log: Log,
+) -> int:
+    from meshnet.model.values import read_port
+    from meshnet.ops.validate import validate
+    from meshnet.render import validation as render
+
+    port = read_port(settings.get("iptables-probe-port", Value("15002", "--iptables-probe-port")))
+    report: Any = validate(intent, netns, port, timeout)
+    print(render.as_json(report) if form == "json" else render.as_text(report))
+    if report["failed"]:
+        log.error(f"validation failed: {report['cause']}")
+        return 126
+    return 0

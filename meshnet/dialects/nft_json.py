@@ -1,0 +1,90 @@
+"""nft's JSON: what ``nft -j list ruleset`` prints and ``nft -j -f -`` reads.
+
+Compat rules (made by iptables-nft) come out of nft without their arguments; they stay
+opaque here, and the iptables dialect reads them.
+"""
+
+from __future__ import annotations
+
+import json
+
+from meshnet.dialects.nft_expr import print_statements, read_rule
+from meshnet.errors import ParseError
+from meshnet.model.packet import Family
+from meshnet.model.rule import Rule
+from meshnet.model.ruleset import Chain, Ruleset, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def parse_listing(text: str) -> Ruleset:
+    """The ip, ip6 and inet tables of an ``nft -j list`` document, in its order.
+
+    Other families (arp, bridge, netdev) and named sets, maps and flowtables are left
+    out: rules that use them are opaque. Raises ParseError where it is not such a document.
+    """
+    try:
+        items = json.loads(text)["nftables"]
+    except (ValueError, KeyError, TypeError) as e:
+        line = getattr(e, "lineno", 1)
+        column = getattr(e, "colno", 1)
+        raise ParseError(f"line {line}, column {column}: not an nft JSON document") from e
+    tables: dict[tuple[str, str], dict[str, tuple[dict[str, Any], list[Rule]]]] = {}
+    for item in items:
+        if "table" in item:
+            tables[item["table"]["family"], item["table"]["name"]] = {}
+        elif "chain" in item:
+            chain = item["chain"]
+            tables[chain["family"], chain["table"]][chain["name"]] = (chain, [])
+        elif "rule" in item:
+            rule = item["rule"]
+            family = rule["family"]
+            if family in Family._value2member_map_:
+                found = read_rule(rule["expr"], Family(family), rule.get("comment", ""))
+                tables[family, rule["table"]][rule["chain"]][1].append(found)
+    return Ruleset(
+        tuple(
+            Table(Family(family), name, tuple(_chain(c, rules) for c, rules in chains.values()))
+            for (family, name), chains in tables.items()
+            if family in Family._value2member_map_
+        )
+    )
+
+
+def _chain(chain: dict[str, Any], rules: list[Rule]) -> Chain:
+    return Chain(
+        chain["name"],
+        tuple(rules),
+        kind=chain.get("type", ""),
+        hook=chain.get("hook", ""),
+        priority=chain.get("prio", 0),
+        policy=chain.get("policy", "accept"),
+    )
+
+
+def print_listing(ruleset: Ruleset) -> str:
+    """``ruleset`` as a JSON document that ``nft -j -f -`` adds to what there is."""
+    items: list[dict[str, Any]] = []
+    for table in ruleset.tables:
+        where = {"family": table.family.value}
+        items.append({"table": {**where, "name": table.name}})
+        for chain in table.chains:
+            items.append({"chain": {**where, "table": table.name, **_print_chain(chain)}})
+        for chain in table.chains:
+            for rule in chain.rules:
+                body: dict[str, Any] = {**where, "table": table.name, "chain": chain.name}
+                if rule.comment:
+                    body["comment"] = rule.comment
+                body["expr"] = print_statements(rule, table.family)
+                items.append({"rule": body})
+    return json.dumps({"nftables": items})
+
+
+def _print_chain(chain: Chain) -> dict[str, Any]:
+    body: dict[str, Any] = {"name": chain.name}
+    if chain.hook:
+        body |= {"type": chain.kind, "hook": chain.hook, "prio": chain.priority}
+        body["policy"] = chain.policy
+    return body

@@ -1,0 +1,3 @@
+"""The use cases behind the commands, callable from Python."""
+
+from __future__ import annotations
