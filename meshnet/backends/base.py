@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from meshnet.model.frozen import dataclass, field
 from meshnet.model.packet import Family
 from meshnet.model.ruleset import Ruleset
 from meshnet.model.spec import Form

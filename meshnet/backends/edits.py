@@ -7,10 +7,9 @@ place, and every other rule keeps its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from meshnet.compile.ownership import COMMENT, OWN_CHAINS, owned_rules
 from meshnet.dialects.iptables_rule import print_rule
+from meshnet.model.frozen import dataclass, replace
 from meshnet.model.packet import Family
 from meshnet.model.rule import Kind, Rule
 from meshnet.model.ruleset import Chain, Ruleset, Table
@@ -140,10 +139,7 @@ def _change_chain(held: Chain, ours: frozenset[int], wanted: Chain | None) -> li
     edits = [_deletion(held, position) for position in sorted(ours, reverse=True)]
     heads = [r for r in rules if r.head]
     tails = [r for r in rules if not r.head]
-    at = 0
-    for rule in heads:
-        at += 1
-        edits.append(Edit("insert", held.name, rule, at))
+    edits += [Edit("insert", held.name, rule, at) for at, rule in enumerate(heads, 1)]
     foreign_before = _foreign_before(held, ours, len(heads))
     if foreign_before is None:
         edits += [Edit("append", held.name, rule) for rule in tails]

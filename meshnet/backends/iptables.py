@@ -60,7 +60,17 @@ def check(done: Finished, tool: str) -> None:
     words = printable(" ".join(done.err.split()), 300)
     if "Permission denied" in words or "Operation not permitted" in words:
         raise NotPermitted("needs CAP_NET_ADMIN in this network namespace", f"{tool}: {words}")
-    for sign in ("does not exist", "No such file or directory", "initialize", "not supported", "Couldn't load", "missing kernel module"):
+    for sign in (
+        "does not exist",
+        "No such file or directory",
+        "initialize",
+        "not supported",
+        "Couldn't load",
+        "missing kernel module",
+    ):
         if sign in words:
-            raise KernelLacks(f"{tool}: this kernel lacks a table or a module: {words}", "another --backend may work")
+            raise KernelLacks(
+                f"{tool}: this kernel lacks a table or a module: {words}",
+                "another --backend may work",
+            )
     raise ToolFailed(f"{tool} refused: {words}")

@@ -23,7 +23,10 @@ from meshnet.model.rule import Kind
 from meshnet.model.ruleset import Ruleset
 from meshnet.model.spec import Form
 
-_NAMES = {Family.IP: "/proc/thread-self/net/ip_tables_names", Family.IP6: "/proc/thread-self/net/ip6_tables_names"}
+_NAMES = {
+    Family.IP: "/proc/thread-self/net/ip_tables_names",
+    Family.IP6: "/proc/thread-self/net/ip6_tables_names",
+}
 #: The order in which tables come to be: a dump lists the newest first, so that a dump of
 #: ours and one made by Istio's init tool list them alike.
 _CREATION = ("mangle", "nat", "raw", "filter")
@@ -75,7 +78,8 @@ class Legacy:
                 _write(step, family)
             left = self.plan(self.read(), plan.wanted)
             if left:
-                raise ToolFailed(f"legacy: {left.steps[0].tool} would still have to send: {printable(left.steps[0].text)}")
+                missing = printable(left.steps[0].text)
+                raise ToolFailed(f"legacy: read back, the kernel still lacks: {missing}")
 
 
 def existing_tables(family: Family) -> frozenset[str]:
@@ -119,4 +123,3 @@ def _restore(tool: str, edit: TableEdit) -> None:
     env = {"XTABLES_LOCKFILE": "/dev/null"}
     done = run_tool([tool, "--noflush"], print_edits((edit,), edit.family), env=env)
     iptables.check(done, tool)
-

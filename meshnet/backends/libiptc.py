@@ -39,7 +39,10 @@ def write_tables(family: Family, names: list[str], edits: list[TableEdit]) -> No
         try:
             tables[name] = kind(name, autocommit=False)
         except iptc.IPTCError as e:
-            raise KernelLacks(f"legacy: this kernel lacks the table {name} of {family.value}: {e}", "another --backend may work") from e
+            raise KernelLacks(
+                f"legacy: this kernel lacks the table {name} of {family.value}: {e}",
+                "another --backend may work",
+            ) from e
     for edit in edits:
         table = tables[edit.table]
         table.refresh()
@@ -48,7 +51,9 @@ def write_tables(family: Family, names: list[str], edits: list[TableEdit]) -> No
                 _make(iptc, table, part, family)
             gate.touch(f"legacy {family.value} {edit.table}", table.commit)
         except (iptc.IPTCError, iptc.xtables.XTablesError, ValueError, AttributeError) as e:
-            raise ToolFailed(f"legacy: table {edit.table} of {family.value}: {printable(str(e))}") from e
+            raise ToolFailed(
+                f"legacy: table {edit.table} of {family.value}: {printable(str(e))}"
+            ) from e
 
 
 def _silence() -> None:

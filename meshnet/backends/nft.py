@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from meshnet.backends.base import Plan, Step
 from meshnet.compile.ownership import OWN_TABLES
-from meshnet.dialects.nft_json import parse_listing
 from meshnet.dialects.nft_text import print_deletion, print_table
 from meshnet.errors import KernelLacks, NotPermitted, ToolFailed, printable
 from meshnet.host.nfnetlink import table_names
@@ -33,6 +32,8 @@ class Nft:
         what = ["table", "inet", ours[0]] if len(ours) == 1 else ["ruleset", "inet"]
         done = run_tool(["nft", "-j", "list", *what])
         _check(done)
+        from meshnet.dialects.nft_json import parse_listing
+
         return Ruleset(tuple(t for t in parse_listing(done.out).tables if t.name in ours))
 
     def holds_own(self, held: Ruleset) -> bool:
@@ -86,5 +87,8 @@ def _check(done: Finished) -> None:
         raise NotPermitted("needs CAP_NET_ADMIN in this network namespace", f"nft: {words}")
     for sign in ("No such file or directory", "not supported", "JSON support not compiled"):
         if sign in words:
-            raise KernelLacks(f"nft: this kernel or this nft lacks something: {words}", "another --backend may work")
+            raise KernelLacks(
+                f"nft: this kernel or this nft lacks something: {words}",
+                "another --backend may work",
+            )
     raise ToolFailed(f"nft refused: {words}")

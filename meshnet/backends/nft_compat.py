@@ -80,7 +80,9 @@ def _chains_of_ours() -> frozenset[tuple[Family, str, int]]:
     two have handles in sequence. One that was there before us has none like that.
     """
     found = []
-    for family in {f for f, name in table_names() if f in iptables.PREFIX and name in iptables.TABLES}:
+    for family in {
+        f for f, name in table_names() if f in iptables.PREFIX and name in iptables.TABLES
+    }:
         rules = rule_handles(family)
         found += [
             (family, chain.table, chain.handle)

@@ -64,7 +64,9 @@ def _known() -> dict[str, str]:
 
 def _flatten(path: str, prefix: str, node: Any) -> list[tuple[str, Any]]:
     if not isinstance(node, dict):
-        raise UsageError(f"--config: {printable(path)}: {prefix or 'the document'} is not a mapping")
+        raise UsageError(
+            f"--config: {printable(path)}: {prefix or 'the document'} is not a mapping"
+        )
     pairs: list[tuple[str, Any]] = []
     sections = {key.rpartition(".")[0] for key in _known() if "." in key}
     for name, content in node.items():
@@ -74,7 +76,9 @@ def _flatten(path: str, prefix: str, node: Any) -> list[tuple[str, Any]]:
         elif key in _known():
             pairs.append((key, content))
         else:
-            raise UsageError(f"--config: {printable(path)}: {printable(key)} is not known", _nearest(key))
+            raise UsageError(
+                f"--config: {printable(path)}: {printable(key)} is not known", _nearest(key)
+            )
     return pairs
 
 

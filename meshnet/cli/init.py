@@ -36,9 +36,21 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, f"{self.prog} --help")
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Help at a fixed width: asking the terminal would import shutil, for every flag anew."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=98)
+
+
 def build_parser(prog: str) -> argparse.ArgumentParser:
     """The parser of all flags."""
-    parser = _Parser(prog=prog, allow_abbrev=False, description="Hand this pod's traffic to its sidecar proxy.")
+    parser = _Parser(
+        prog=prog,
+        allow_abbrev=False,
+        description="Hand this pod's traffic to its sidecar proxy.",
+        formatter_class=_Formatter,
+    )
     for flag in FLAGS:
         if flag.hidden:
             continue
@@ -102,7 +114,9 @@ def _options(settings: Mapping[str, Value], switches: Mapping[str, bool]) -> Opt
     from meshnet.ops.choose import backend_for
     from meshnet.ops.program import Options
 
-    backend = read_choice(settings.get("backend", Value("auto", "--backend")), "auto", "legacy", "nft-compat", "nft")
+    backend = read_choice(
+        settings.get("backend", Value("auto", "--backend")), "auto", "legacy", "nft-compat", "nft"
+    )
     asked = {"--backend": backend}
     if switches["native-nftables"]:
         asked["--native-nftables"] = "nft"
@@ -125,7 +139,7 @@ def _intent(
     settings: Mapping[str, Value], environment: Mapping[str, str], cleanup: bool
 ) -> Intent | None:
     """The intent, with what only this machine knows filled in; None for a cleanup."""
-    from dataclasses import replace
+    from meshnet.model.frozen import replace
 
     if cleanup:
         return None

@@ -13,7 +13,7 @@ HOOKS = {"PREROUTING": "prerouting", "INPUT": "input", "OUTPUT": "output"}
 
 
 class Draft:
-    """Chains by (table, name). A rule's family None is both; chains appear in order of first use."""
+    """Chains by (table, name), in order of first use. A rule's family None is both."""
 
     def __init__(self) -> None:
         self.chains: dict[tuple[str, str], list[Rule]] = {}
@@ -49,3 +49,8 @@ class Draft:
         )
         rules = self.chains.setdefault((table, chain), [])
         rules.insert(len(rules) if at is None else at, rule)
+
+
+def one_of(families: list[Family]) -> Family | None:
+    """The family that rules without an address are narrowed to; None where there are both."""
+    return families[0] if len(families) == 1 else None

@@ -1,4 +1,4 @@
-"""Profile istio, DNS capture: redirects to the agent, and conntrack zones that keep both legs apart.
+"""Profile istio, DNS capture: redirects to the agent, and conntrack zones for its two legs.
 
 The application's question and the agent's own may have the same tuple; in zones of
 their own neither takes the other's translation.
@@ -18,29 +18,39 @@ APPLICATION_ZONE = Target(Kind.ZONE, zone=2)
 _CHAIN = "ISTIO_OUTPUT_DNS"
 
 
-def wanted(spec: CaptureSpec) -> bool:
-    """Whether DNS is captured at all: Istio captures nothing when no server is named."""
-    return spec.dns and (spec.dns_servers is None or bool(spec.dns_servers))
-
-
 def add_dns(d: Draft, spec: CaptureSpec, form: Form) -> None:
     """The jumps, the redirects and the zones."""
     d.add(
-        "raw", "OUTPUT", "dns.zone-jump", [], jump(_CHAIN),
-        why="DNS gets conntrack zones before it is tracked", setting="dns.capture",
+        "raw",
+        "OUTPUT",
+        "dns.zone-jump",
+        [],
+        jump(_CHAIN),
+        why="DNS gets conntrack zones before it is tracked",
+        setting="dns.capture",
     )
     for family in _jump_families(spec, form):
         d.add(
-            "nat", "ISTIO_OUTPUT", "dns.jump", [], jump(_CHAIN), family=family,
-            why="DNS goes to the agent", setting="dns.capture",
+            "nat",
+            "ISTIO_OUTPUT",
+            "dns.jump",
+            [],
+            jump(_CHAIN),
+            family=family,
+            why="DNS goes to the agent",
+            setting="dns.capture",
         )
     for name in ("tcp", "udp"):
         for server in _servers(spec):
             d.add(
-                "nat", _CHAIN, f"dns.redirect-{name}",
-                [*_to(server), proto(name), dport(DNS_PORT)], redirect(DNS_PROXY_PORT),
+                "nat",
+                _CHAIN,
+                f"dns.redirect-{name}",
+                [*_to(server), proto(name), dport(DNS_PORT)],
+                redirect(DNS_PROXY_PORT),
                 family=server.family if server else None,
-                why=f"DNS over {name.upper()} goes to the agent", setting="dns.servers",
+                why=f"DNS over {name.upper()} goes to the agent",
+                setting="dns.servers",
             )
     _add_zones(d, spec, form)
 
@@ -70,29 +80,53 @@ def _add_zones(d: Draft, spec: CaptureSpec, form: Form) -> None:
     for field, span in owners:
         who = Match(field, IntervalSet.of(span))
         d.add(
-            "raw", _CHAIN, f"dns.agent-asks-{field.label}", [proto("udp"), dport(DNS_PORT), who],
-            AGENT_ZONE, why="the agent's own questions", setting=f"proxy.{field.label}s",
+            "raw",
+            _CHAIN,
+            f"dns.agent-asks-{field.label}",
+            [proto("udp"), dport(DNS_PORT), who],
+            AGENT_ZONE,
+            why="the agent's own questions",
+            setting=f"proxy.{field.label}s",
         )
         d.add(
-            "raw", _CHAIN, f"dns.agent-answers-{field.label}",
-            [proto("udp"), sport(DNS_PROXY_PORT), who], APPLICATION_ZONE,
-            why="the agent's answers to the application", setting=f"proxy.{field.label}s",
+            "raw",
+            _CHAIN,
+            f"dns.agent-answers-{field.label}",
+            [proto("udp"), sport(DNS_PROXY_PORT), who],
+            APPLICATION_ZONE,
+            why="the agent's answers to the application",
+            setting=f"proxy.{field.label}s",
         )
     for family in _jump_families(spec, form):
         d.add(
-            "raw", "PREROUTING", "dns.zone-jump-in", [], jump("ISTIO_INBOUND"), family=family,
+            "raw",
+            "PREROUTING",
+            "dns.zone-jump-in",
+            [],
+            jump("ISTIO_INBOUND"),
+            family=family,
             why="answers of the servers get their zone before they are tracked",
             setting="dns.capture",
         )
     for server in _servers(spec):
         family = server.family if server else None
         d.add(
-            "raw", _CHAIN, "dns.application-asks",
-            [proto("udp"), dport(DNS_PORT), *_to(server)], APPLICATION_ZONE, family=family,
-            why="the application's questions", setting="dns.servers",
+            "raw",
+            _CHAIN,
+            "dns.application-asks",
+            [proto("udp"), dport(DNS_PORT), *_to(server)],
+            APPLICATION_ZONE,
+            family=family,
+            why="the application's questions",
+            setting="dns.servers",
         )
         d.add(
-            "raw", "ISTIO_INBOUND", "dns.server-answers",
-            [proto("udp"), sport(DNS_PORT), *_to(server, Field.SRC)], AGENT_ZONE, family=family,
-            why="the servers' answers to the agent", setting="dns.servers",
+            "raw",
+            "ISTIO_INBOUND",
+            "dns.server-answers",
+            [proto("udp"), sport(DNS_PORT), *_to(server, Field.SRC)],
+            AGENT_ZONE,
+            family=family,
+            why="the servers' answers to the agent",
+            setting="dns.servers",
         )

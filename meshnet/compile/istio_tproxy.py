@@ -20,19 +20,35 @@ _SETTING = "inbound.mode"
 def add_targets(d: Draft, spec: CaptureSpec) -> None:
     """ISTIO_DIVERT for packets of connections that exist, ISTIO_TPROXY for new ones."""
     d.add(
-        "mangle", "ISTIO_DIVERT", "in.divert-mark", [], Target(Kind.MARK, mark=spec.tproxy_mark),
-        why="the mark routes the packet to lo", setting="inbound.tproxy_mark",
+        "mangle",
+        "ISTIO_DIVERT",
+        "in.divert-mark",
+        [],
+        Target(Kind.MARK, mark=spec.tproxy_mark),
+        why="the mark routes the packet to lo",
+        setting="inbound.tproxy_mark",
     )
     d.add(
-        "mangle", "ISTIO_DIVERT", "in.divert", [], ACCEPT, why="its socket is known",
+        "mangle",
+        "ISTIO_DIVERT",
+        "in.divert",
+        [],
+        ACCEPT,
+        why="its socket is known",
         setting=_SETTING,
     )
     target = Target(Kind.TPROXY, port=spec.inbound_port, mark=spec.tproxy_mark)
     for family in (Family.IP, Family.IP6):
         away = Match(Field.DST, spec.loopback_of(family).values(), negated=True)
         d.add(
-            "mangle", "ISTIO_TPROXY", "in.tproxy", [proto("tcp"), away], target, family=family,
-            why="the proxy's socket takes the connection, addresses unchanged", setting=_SETTING,
+            "mangle",
+            "ISTIO_TPROXY",
+            "in.tproxy",
+            [proto("tcp"), away],
+            target,
+            family=family,
+            why="the proxy's socket takes the connection, addresses unchanged",
+            setting=_SETTING,
         )
 
 
@@ -42,12 +58,22 @@ def add_inbound(d: Draft, to: list[Match], form: Form) -> None:
     # nft lists the matches as they were given; iptables has an order of its own.
     first = [known, *to] if form is Form.NFT else [*to, known]
     d.add(
-        "mangle", "ISTIO_INBOUND", "in.known", [proto("tcp"), *first], jump("ISTIO_DIVERT"),
-        why="packets of a connection that exists", setting="inbound.ports",
+        "mangle",
+        "ISTIO_INBOUND",
+        "in.known",
+        [proto("tcp"), *first],
+        jump("ISTIO_DIVERT"),
+        why="packets of a connection that exists",
+        setting="inbound.ports",
     )
     d.add(
-        "mangle", "ISTIO_INBOUND", "in.capture", [proto("tcp"), *to], jump("ISTIO_TPROXY"),
-        why="inbound TCP goes to the proxy", setting="inbound.ports",
+        "mangle",
+        "ISTIO_INBOUND",
+        "in.capture",
+        [proto("tcp"), *to],
+        jump("ISTIO_TPROXY"),
+        why="inbound TCP goes to the proxy",
+        setting="inbound.ports",
     )
 
 
@@ -55,48 +81,80 @@ def add_marks(d: Draft, spec: CaptureSpec, form: Form) -> None:
     """Marks that tell the proxy's legs apart, and what must not be caught twice."""
     seen = mark(spec.tproxy_mark)
     d.add(
-        "mangle", "PREROUTING", "in.save-mark", [proto("tcp"), seen], SAVE_MARK,
-        why="answers of the application must find back to the proxy", setting=_SETTING,
+        "mangle",
+        "PREROUTING",
+        "in.save-mark",
+        [proto("tcp"), seen],
+        SAVE_MARK,
+        why="answers of the application must find back to the proxy",
+        setting=_SETTING,
     )
     d.add(
-        "mangle", "OUTPUT", "out.marked", [oif("lo"), proto("tcp"), seen], RETURN,
-        why="proxy to application: marked already", setting=_SETTING,
+        "mangle",
+        "OUTPUT",
+        "out.marked",
+        [oif("lo"), proto("tcp"), seen],
+        RETURN,
+        why="proxy to application: marked already",
+        setting=_SETTING,
     )
     owners = [(Field.UID, span) for span in spec.uids] + [(Field.GID, span) for span in spec.gids]
     for field, span in owners:
         for family in (Family.IP, Family.IP6):
             away = Match(Field.DST, spec.loopback_of(family).values(), negated=True)
             d.add(
-                "mangle", "OUTPUT", f"out.mark-{field.label}",
+                "mangle",
+                "OUTPUT",
+                f"out.mark-{field.label}",
                 [oif("lo"), proto("tcp"), away, Match(field, IntervalSet.of(span))],
-                Target(Kind.MARK, mark=OUTBOUND_MARK), family=family,
+                Target(Kind.MARK, mark=OUTBOUND_MARK),
+                family=family,
                 why="the proxy calling its own pod is to be captured as inbound",
                 setting=f"proxy.{field.label}s",
             )
     d.add(
-        "mangle", "OUTPUT", "out.restore-mark", [proto("tcp"), ctmark(spec.tproxy_mark)],
-        RESTORE_MARK, why="answers of the application find back to the proxy", setting=_SETTING,
+        "mangle",
+        "OUTPUT",
+        "out.restore-mark",
+        [proto("tcp"), ctmark(spec.tproxy_mark)],
+        RESTORE_MARK,
+        why="answers of the application find back to the proxy",
+        setting=_SETTING,
     )
     _add_exemptions(d, spec, form)
 
 
 def _add_exemptions(d: Draft, spec: CaptureSpec, form: Form) -> None:
     d.add(
-        "mangle", "ISTIO_INBOUND", "in.marked", [proto("tcp"), mark(spec.tproxy_mark)], RETURN,
-        at=0, why="captured once already", setting=_SETTING,
+        "mangle",
+        "ISTIO_INBOUND",
+        "in.marked",
+        [proto("tcp"), mark(spec.tproxy_mark)],
+        RETURN,
+        at=0,
+        why="captured once already",
+        setting=_SETTING,
     )
     for at, family in ((1, Family.IP), (2, Family.IP6)):
         _, source = read_address(PASSTHROUGH[family])
         d.add(
-            "mangle", "ISTIO_INBOUND", "in.passthrough",
-            [iif("lo"), proto("tcp"), Match(Field.SRC, IntervalSet.of(source))], RETURN,
-            family=family, at=1 if form is Form.NFT else at,
+            "mangle",
+            "ISTIO_INBOUND",
+            "in.passthrough",
+            [iif("lo"), proto("tcp"), Match(Field.SRC, IntervalSet.of(source))],
+            RETURN,
+            family=family,
+            at=1 if form is Form.NFT else at,
             why="the proxy hands inbound connections to the application from this address",
         )
     d.add(
-        "mangle", "ISTIO_INBOUND", "in.local",
-        [iif("lo"), proto("tcp"), mark(OUTBOUND_MARK, negated=True)], RETURN,
-        at=_local_position(spec, form), why="the application talking to its own pod",
+        "mangle",
+        "ISTIO_INBOUND",
+        "in.local",
+        [iif("lo"), proto("tcp"), mark(OUTBOUND_MARK, negated=True)],
+        RETURN,
+        at=_local_position(spec, form),
+        why="the application talking to its own pod",
         setting=_SETTING,
     )
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from meshnet.compile.draft import HOOKS, TABLES, Draft
 from meshnet.model.address import cidrs_of_span
+from meshnet.model.frozen import replace
 from meshnet.model.intervals import IntervalSet, NameSet
 from meshnet.model.match import Match
 from meshnet.model.packet import Family, Field
@@ -18,14 +17,17 @@ PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0}
 MULTIPORT_SLOTS = 15
 #: The order of tables and chains in Istio's native nft program: a listing shows it.
 NFT_TABLES = ("nat", "mangle", "raw", "filter")
-_NFT_CHAINS = ("prerouting", "input", "divert", "tproxy", "virtual", "inbound", "redirect")
-_NFT_CHAINS += ("in-redirect", "output", "application", "output-dns", "dns")
-_NFT_CHAINS += ("dns-answers", "drop")
+_NFT_CHAINS = (
+    *("prerouting", "input", "divert", "tproxy", "virtual", "inbound", "redirect", "in-redirect"),
+    *("output", "application", "output-dns", "dns", "dns-answers", "drop"),
+)
 _OWNER = (Field.UID, Field.GID)
 _WIDE = (Field.SRC, Field.DST, Field.UID, Field.GID)
 #: The order in which iptables prints extensions; address, interface, protocol come before them.
-_ORDER = (Field.SRC, Field.DST, Field.IIF, Field.OIF, Field.PROTO, Field.SPORT, Field.DPORT)
-_ORDER += (Field.CTSTATE, Field.MARK, Field.CTMARK, Field.UID, Field.GID)
+_ORDER = (
+    *(Field.SRC, Field.DST, Field.IIF, Field.OIF, Field.PROTO, Field.SPORT, Field.DPORT),
+    *(Field.CTSTATE, Field.MARK, Field.CTMARK, Field.UID, Field.GID),
+)
 
 
 def lower(draft: Draft, spec: CaptureSpec, form: Form) -> Ruleset:

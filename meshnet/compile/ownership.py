@@ -9,12 +9,11 @@ appended and the first one where it was put in front, so that a foreign twin kee
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from meshnet.compile.istio_tproxy import add_marks
 from meshnet.compile.draft import Draft
+from meshnet.compile.istio_tproxy import add_marks
 from meshnet.compile.lowering import is_chain_jump, lower
 from meshnet.model.address import cidr_of_span
+from meshnet.model.frozen import replace
 from meshnet.model.intervals import IntervalSet
 from meshnet.model.match import Match
 from meshnet.model.packet import Family, Field
@@ -24,12 +23,31 @@ from meshnet.model.spec import CaptureSpec, Form, Inbound, IPv6
 
 OWN_CHAINS = frozenset(
     f"ISTIO_{name}"
-    for name in "INBOUND REDIRECT IN_REDIRECT OUTPUT OUTPUT_DNS DIVERT TPROXY DROP".split()
+    for name in [
+        "INBOUND",
+        "REDIRECT",
+        "IN_REDIRECT",
+        "OUTPUT",
+        "OUTPUT_DNS",
+        "DIVERT",
+        "TPROXY",
+        "DROP",
+    ]
 ) | frozenset(
     f"MESHNET_{name}"
-    for name in (
-        "INBOUND REDIRECT IN_REDIRECT OUTPUT APPLICATION VIRTUAL DNS DNS_ANSWERS DIVERT TPROXY DROP"
-    ).split()
+    for name in [
+        "INBOUND",
+        "REDIRECT",
+        "IN_REDIRECT",
+        "OUTPUT",
+        "APPLICATION",
+        "VIRTUAL",
+        "DNS",
+        "DNS_ANSWERS",
+        "DIVERT",
+        "TPROXY",
+        "DROP",
+    ]
 )
 OWN_TABLES = frozenset(
     f"{prefix}-{table}"
@@ -88,7 +106,9 @@ def _with_head(chain: Chain, position: int) -> Rule:
 
 def has_own(dump: Ruleset) -> bool:
     """Whether the dump holds anything of ours."""
-    return any(c.name in OWN_CHAINS for t in dump.tables for c in t.chains) or bool(owned_rules(dump))
+    return any(c.name in OWN_CHAINS for t in dump.tables for c in t.chains) or bool(
+        owned_rules(dump)
+    )
 
 
 def _add_untagged(dump: Ruleset, family: Family, found: dict[Place, set[int]]) -> None:
@@ -157,7 +177,9 @@ def decompile_tproxy(nat: Table, mangle: Table | None) -> CaptureSpec | None:
     calls = [
         rule
         for rule in output.rules
-        if rule.target and rule.target.kind is Kind.JUMP and rule.target.chain == "ISTIO_IN_REDIRECT"
+        if rule.target
+        and rule.target.kind is Kind.JUMP
+        and rule.target.chain == "ISTIO_IN_REDIRECT"
     ]
     spec = CaptureSpec(
         uids=_owners(calls, Field.UID),
@@ -258,7 +280,5 @@ def _virtual_interfaces(dump: Ruleset) -> list[str]:
         chain = nat.chain("PREROUTING") if nat else None
         for rule in chain.rules if chain else ():
             if is_chain_jump(rule, frozenset({"ISTIO_REDIRECT"})):
-                names += [
-                    str(m.values.only()) for m in rule.matches if m.field is Field.IIF
-                ]
+                names += [str(m.values.only()) for m in rule.matches if m.field is Field.IIF]
     return list(dict.fromkeys(names))

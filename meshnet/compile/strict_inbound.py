@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshnet.compile.draft import Draft
+from meshnet.compile.draft import Draft, one_of
 from meshnet.model.address import read_address
 from meshnet.model.intervals import IntervalSet
 from meshnet.model.match import Match, ctmark, ctstate, dport, iif, mark, oif, proto
@@ -11,10 +11,6 @@ from meshnet.model.rule import ACCEPT, RESTORE_MARK, RETURN, SAVE_MARK, Kind, Ta
 from meshnet.model.spec import OUTBOUND_MARK, PASSTHROUGH, CaptureSpec
 
 _CHAIN = "MESHNET_INBOUND"
-
-
-def _one(families: list[Family]) -> Family | None:
-    return families[0] if len(families) == 1 else None
 
 
 def add_inbound(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
@@ -29,8 +25,14 @@ def add_inbound(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
         _add_tproxy(d, spec, families)
         return
     d.add(
-        "nat", "PREROUTING", "in.jump", [proto("tcp")], jump(_CHAIN), family=_one(families),
-        why="TCP that comes in is looked at", setting="inbound.ports",
+        "nat",
+        "PREROUTING",
+        "in.jump",
+        [proto("tcp")],
+        jump(_CHAIN),
+        family=one_of(families),
+        why="TCP that comes in is looked at",
+        setting="inbound.ports",
     )
     _exempt(d, spec, "nat", families)
     _capture(d, spec, "nat", families, jump("MESHNET_IN_REDIRECT"))
@@ -42,43 +44,78 @@ def add_refusals(d: Draft, spec: CaptureSpec) -> None:
         return
     six = [Family.IP6]
     d.add(
-        "filter", "INPUT", "ip6.jump", [proto("tcp"), ctstate("new")], jump(_CHAIN),
-        family=Family.IP6, why="new inbound TCP over IPv6 is looked at", setting="ipv6",
+        "filter",
+        "INPUT",
+        "ip6.jump",
+        [proto("tcp"), ctstate("new")],
+        jump(_CHAIN),
+        family=Family.IP6,
+        why="new inbound TCP over IPv6 is looked at",
+        setting="ipv6",
     )
     d.add(
-        "filter", _CHAIN, "ip6.local", [iif("lo")], RETURN, family=Family.IP6,
-        why="capture takes nothing that comes in by lo", setting="ipv6",
+        "filter",
+        _CHAIN,
+        "ip6.local",
+        [iif("lo")],
+        RETURN,
+        family=Family.IP6,
+        why="capture takes nothing that comes in by lo",
+        setting="ipv6",
     )
     _exempt(d, spec, "filter", six)
     _capture(d, spec, "filter", six, jump("MESHNET_IN_REDIRECT"))
 
 
 def _exempt(d: Draft, spec: CaptureSpec, table: str, families: list[Family]) -> None:
-    one = _one(families)
+    one = one_of(families)
     skipped = (*spec.interfaces_excluded, *spec.virtual_interfaces)
     if skipped:
         d.add(
-            table, _CHAIN, "in.skip-interface", [iif(*skipped)], RETURN, family=one,
-            why="what comes in by these is left alone", setting="interfaces.exclude",
+            table,
+            _CHAIN,
+            "in.skip-interface",
+            [iif(*skipped)],
+            RETURN,
+            family=one,
+            why="what comes in by these is left alone",
+            setting="interfaces.exclude",
         )
     d.add(
-        table, _CHAIN, "in.tunnel", [proto("tcp"), dport(spec.tunnel_port)], RETURN, family=one,
-        why="the tunnel port is the proxy's own listener", setting="proxy.tunnel_port",
+        table,
+        _CHAIN,
+        "in.tunnel",
+        [proto("tcp"), dport(spec.tunnel_port)],
+        RETURN,
+        family=one,
+        why="the tunnel port is the proxy's own listener",
+        setting="proxy.tunnel_port",
     )
     for family in families:
         sources = spec.in_sources_excluded.of(family)
         if sources:
             who = Match(Field.SRC, IntervalSet.union(c.values() for c in sources))
             d.add(
-                table, _CHAIN, "in.exclude-source", [who], RETURN, family=family,
+                table,
+                _CHAIN,
+                "in.exclude-source",
+                [who],
+                RETURN,
+                family=family,
                 why="connections from these addresses are left alone",
                 setting="inbound.exclude_sources",
             )
     if spec.in_ports_excluded:
         to = Match(Field.DPORT, spec.in_ports_excluded.values())
         d.add(
-            table, _CHAIN, "in.exclude-port", [proto("tcp"), to], RETURN, family=one,
-            why="these ports are left alone", setting="inbound.exclude_ports",
+            table,
+            _CHAIN,
+            "in.exclude-port",
+            [proto("tcp"), to],
+            RETURN,
+            family=one,
+            why="these ports are left alone",
+            setting="inbound.exclude_ports",
         )
 
 
@@ -90,16 +127,28 @@ def _capture(
     d: Draft, spec: CaptureSpec, table: str, families: list[Family], target: Target
 ) -> None:
     d.add(
-        table, _CHAIN, "in.capture", [proto("tcp"), *_wanted(spec)], target,
-        family=_one(families), why="inbound TCP goes to the proxy", setting="inbound.ports",
+        table,
+        _CHAIN,
+        "in.capture",
+        [proto("tcp"), *_wanted(spec)],
+        target,
+        family=one_of(families),
+        why="inbound TCP goes to the proxy",
+        setting="inbound.ports",
     )
 
 
 def _add_tproxy(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
-    one, setting = _one(families), "inbound.mode"
+    one, setting = one_of(families), "inbound.mode"
     d.add(
-        "mangle", "PREROUTING", "in.jump", [proto("tcp")], jump(_CHAIN), family=one,
-        why="TCP that comes in is looked at", setting="inbound.ports",
+        "mangle",
+        "PREROUTING",
+        "in.jump",
+        [proto("tcp")],
+        jump(_CHAIN),
+        family=one,
+        why="TCP that comes in is looked at",
+        setting="inbound.ports",
     )
     seen = mark(spec.tproxy_mark)
     for rule_id, target, why in (
@@ -110,19 +159,34 @@ def _add_tproxy(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
     for family in families:
         _, source = read_address(PASSTHROUGH[family])
         d.add(
-            "mangle", _CHAIN, "in.passthrough",
-            [iif("lo"), Match(Field.SRC, IntervalSet.of(source))], RETURN, family=family,
+            "mangle",
+            _CHAIN,
+            "in.passthrough",
+            [iif("lo"), Match(Field.SRC, IntervalSet.of(source))],
+            RETURN,
+            family=family,
             why="the proxy hands inbound connections to the application from this address",
         )
     d.add(
-        "mangle", _CHAIN, "in.local", [iif("lo"), mark(OUTBOUND_MARK, negated=True)], RETURN,
-        family=one, why="the application talking to its own pod", setting=setting,
+        "mangle",
+        _CHAIN,
+        "in.local",
+        [iif("lo"), mark(OUTBOUND_MARK, negated=True)],
+        RETURN,
+        family=one,
+        why="the application talking to its own pod",
+        setting=setting,
     )
     _exempt(d, spec, "mangle", families)
     d.add(
-        "mangle", _CHAIN, "in.known",
-        [proto("tcp"), *_wanted(spec), ctstate("related", "established")], jump("MESHNET_DIVERT"),
-        family=one, why="packets of a connection that exists", setting="inbound.ports",
+        "mangle",
+        _CHAIN,
+        "in.known",
+        [proto("tcp"), *_wanted(spec), ctstate("related", "established")],
+        jump("MESHNET_DIVERT"),
+        family=one,
+        why="packets of a connection that exists",
+        setting="inbound.ports",
     )
     _capture(d, spec, "mangle", families, jump("MESHNET_TPROXY"))
     _add_targets(d, spec, families)
@@ -130,51 +194,95 @@ def _add_tproxy(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
 
 
 def _add_targets(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
-    one, setting = _one(families), "inbound.mode"
+    one, setting = one_of(families), "inbound.mode"
     d.add(
-        "mangle", "MESHNET_DIVERT", "in.divert-mark", [],
-        Target(Kind.MARK, mark=spec.tproxy_mark), family=one,
-        why="the mark routes the packet to lo", setting="inbound.tproxy_mark",
+        "mangle",
+        "MESHNET_DIVERT",
+        "in.divert-mark",
+        [],
+        Target(Kind.MARK, mark=spec.tproxy_mark),
+        family=one,
+        why="the mark routes the packet to lo",
+        setting="inbound.tproxy_mark",
     )
     d.add(
-        "mangle", "MESHNET_DIVERT", "in.divert", [], ACCEPT, family=one,
-        why="its socket is known", setting=setting,
+        "mangle",
+        "MESHNET_DIVERT",
+        "in.divert",
+        [],
+        ACCEPT,
+        family=one,
+        why="its socket is known",
+        setting=setting,
     )
     target = Target(Kind.TPROXY, port=spec.inbound_port, mark=spec.tproxy_mark)
     for family in families:
         away = Match(Field.DST, spec.loopback_of(family).values(), negated=True)
         d.add(
-            "mangle", "MESHNET_TPROXY", "in.tproxy", [proto("tcp"), away], target, family=family,
-            why="the proxy's socket takes the connection, addresses unchanged", setting=setting,
+            "mangle",
+            "MESHNET_TPROXY",
+            "in.tproxy",
+            [proto("tcp"), away],
+            target,
+            family=family,
+            why="the proxy's socket takes the connection, addresses unchanged",
+            setting=setting,
         )
 
 
 def _add_output_marks(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
-    one, chain, setting = _one(families), "MESHNET_OUTPUT", "inbound.mode"
+    one, chain, setting = one_of(families), "MESHNET_OUTPUT", "inbound.mode"
     d.add(
-        "mangle", "OUTPUT", "out.mark-jump", [proto("tcp")], jump(chain), family=one,
-        why="TCP that leaves may belong to a captured connection", setting=setting,
+        "mangle",
+        "OUTPUT",
+        "out.mark-jump",
+        [proto("tcp")],
+        jump(chain),
+        family=one,
+        why="TCP that leaves may belong to a captured connection",
+        setting=setting,
     )
     if spec.interfaces_excluded:
         d.add(
-            "mangle", chain, "out.skip-interface", [oif(*spec.interfaces_excluded)], RETURN,
-            family=one, why="what leaves by these is left alone", setting="interfaces.exclude",
+            "mangle",
+            chain,
+            "out.skip-interface",
+            [oif(*spec.interfaces_excluded)],
+            RETURN,
+            family=one,
+            why="what leaves by these is left alone",
+            setting="interfaces.exclude",
         )
     d.add(
-        "mangle", chain, "out.marked", [oif("lo"), mark(spec.tproxy_mark)], RETURN, family=one,
-        why="proxy to application: marked already", setting=setting,
+        "mangle",
+        chain,
+        "out.marked",
+        [oif("lo"), mark(spec.tproxy_mark)],
+        RETURN,
+        family=one,
+        why="proxy to application: marked already",
+        setting=setting,
     )
     for field, spans in ((Field.UID, spec.uids), (Field.GID, spec.gids)):
         for family in families:
             away = Match(Field.DST, spec.loopback_of(family).values(), negated=True)
             d.add(
-                "mangle", chain, f"out.mark-{field.label}",
+                "mangle",
+                chain,
+                f"out.mark-{field.label}",
                 [oif("lo"), away, Match(field, IntervalSet.of(*spans))],
-                Target(Kind.MARK, mark=OUTBOUND_MARK), family=family,
+                Target(Kind.MARK, mark=OUTBOUND_MARK),
+                family=family,
                 why="the proxy calling its own pod is to be captured as inbound",
                 setting=f"proxy.{field.label}s",
             )
     d.add(
-        "mangle", chain, "out.restore-mark", [ctmark(spec.tproxy_mark)], RESTORE_MARK, family=one,
-        why="answers of the application find back to the proxy", setting=setting,
+        "mangle",
+        chain,
+        "out.restore-mark",
+        [ctmark(spec.tproxy_mark)],
+        RESTORE_MARK,
+        family=one,
+        why="answers of the application find back to the proxy",
+        setting=setting,
     )

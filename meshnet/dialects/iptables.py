@@ -7,10 +7,9 @@ model does not know stays behind in :attr:`Rule.opaque`, to the letter.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from meshnet.dialects.iptables_rule import parse_rule, print_rule
 from meshnet.errors import ParseError, printable
+from meshnet.model.frozen import replace
 from meshnet.model.packet import Family
 from meshnet.model.rule import Rule
 from meshnet.model.ruleset import Chain, Ruleset, Table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from meshnet.dialects.tokens import quote_word, split_words
 from meshnet.errors import ParseError
 from meshnet.model.address import cidr_of_span, read_cidr, show_address
@@ -42,7 +44,7 @@ def parse_rule(spec: str, family: Family) -> Rule:
 
 def _guess_target(words: list[str]) -> Target | None:
     """Where an opaque rule goes, if that is a chain: so that its chain is not removed below it."""
-    for option, name in zip(words, words[1:], strict=False):
+    for option, name in pairwise(words):
         if option in ("-j", "-g") and name not in _WITH_OPTIONS | _FOREIGN | set(_PLAIN):
             return Target(Kind.GOTO if option == "-g" else Kind.JUMP, chain=name)
     return None

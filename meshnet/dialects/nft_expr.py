@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from meshnet.model.address import cidr_of_span, read_address, show_address
 from meshnet.model.intervals import IntervalSet, NameSet
 from meshnet.model.match import PROTO_NAMES, PROTO_NUMBERS, Match
@@ -45,6 +43,8 @@ def read_rule(statements: list[dict[str, Any]], table: Family, comment: str = ""
     try:
         matches, target, family = _Reader(statements, table).read()
     except (_Unknown, KeyError, TypeError, ValueError, AttributeError):
+        import json
+
         text = json.dumps(statements, separators=(",", ":"))
         jump = next((s["jump"]["target"] for s in statements if "jump" in s), None)
         known = Target(Kind.JUMP, chain=jump) if jump else None
@@ -199,6 +199,8 @@ def print_statements(rule: Rule, table: Family) -> list[dict[str, Any]]:
     without a socket, a masked assignment of a mark).
     """
     if rule.opaque:
+        import json
+
         opaque: list[dict[str, Any]] = json.loads(rule.opaque)
         return opaque
     statements: list[dict[str, Any]] = []
@@ -223,7 +225,11 @@ def _print_match(match: Match, rule: Rule, family: Family) -> dict[str, Any]:
     if match.field is Field.CTSTATE:
         states = sorted(match.values, key=lambda s: _STATES.index(str(s)))
         right: Any = states[0] if len(states) == 1 else states
-        return {"op": "!=" if match.negated else "in", "left": {"ct": {"key": "state"}}, "right": right}
+        return {
+            "op": "!=" if match.negated else "in",
+            "left": {"ct": {"key": "state"}},
+            "right": right,
+        }
     if match.field is Field.CTMARK:
         left = _CT_MARK
     elif match.field in (Field.SRC, Field.DST):

@@ -60,7 +60,9 @@ def exchange(protocol: int, kind: int, flags: int, body: bytes, what: str) -> li
     return gate.touch(what, lambda: list(_exchange(protocol, kind, flags, body, what)))
 
 
-def send_batch(protocol: int, subsystem: int, kind: int, flags: int, body: bytes, what: str) -> None:
+def send_batch(
+    protocol: int, subsystem: int, kind: int, flags: int, body: bytes, what: str
+) -> None:
     """Send one nfnetlink change as a transaction of its own; raises as :func:`exchange` does."""
     mark = struct.pack("=BBH", 0, 0, _socket.htons(subsystem >> 8))
     begin = _HEADER.pack(_HEADER.size + 4, _BATCH_BEGIN, REQUEST, 1, 0) + mark

@@ -6,7 +6,6 @@ pipe; an error crosses it as what it was.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -49,6 +48,8 @@ def run_child(job: Callable[[], Any], *, netns: str | None = None, timeout: floa
         os.waitpid(pid, 0)
     if not text:
         raise ToolFailed("a child ended without an answer")
+    import json
+
     kind, body = json.loads(text)
     if kind == "error":
         raise BY_NAME.get(body[0], MeshnetError)(body[1], body[2])
@@ -61,13 +62,20 @@ def _open_netns(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except PermissionError as e:
-        raise NotPermitted(f"cannot open the network namespace {printable(path)}: {e.strerror}") from e
+        raise NotPermitted(
+            f"cannot open the network namespace {printable(path)}: {e.strerror}"
+        ) from e
     except (OSError, ValueError) as e:
-        raise UsageError(f"no network namespace at {printable(path)}", "a path such as /run/netns/NAME or /proc/PID/ns/net") from e
+        raise UsageError(
+            f"no network namespace at {printable(path)}",
+            "a path such as /run/netns/NAME or /proc/PID/ns/net",
+        ) from e
 
 
 def _answer(writer: int, job: Callable[[], Any], handle: int | None, netns: str | None) -> None:
     """Run the job and end; never returns."""
+    import json
+
     code = 0
     try:
         try:
@@ -104,7 +112,7 @@ def enter(handle: int, name: str) -> None:
 
 
 def _read_answer(reader: int, timeout: float) -> str:
-    parts = []
+    parts: list[bytes] = []
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     while True:

@@ -63,7 +63,9 @@ def run_tool(
     """
     path = find_tool(argv[0])
     if path is None:
-        raise KernelLacks(f"the program {argv[0]} is not installed", "install it, or choose another --backend")
+        raise KernelLacks(
+            f"the program {argv[0]} is not installed", "install it, or choose another --backend"
+        )
     return gate.touch(" ".join(argv), lambda: _spawn(path, argv, text, timeout, env))
 
 

@@ -20,7 +20,9 @@ def dns_servers(path: str = RESOLV_CONF) -> tuple[Cidr, ...]:
         with open(path, encoding="utf-8", errors="replace") as f:
             lines = f.read().splitlines()
     except OSError as e:
-        raise MeshnetError(f"cannot read {path}: {e.strerror}", "--dns-server names servers instead") from e
+        raise MeshnetError(
+            f"cannot read {path}: {e.strerror}", "--dns-server names servers instead"
+        ) from e
     for line in lines:
         words = line.split()
         if len(words) >= 2 and words[0] == "nameserver":

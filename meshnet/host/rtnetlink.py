@@ -6,7 +6,16 @@ import errno
 import os
 import struct
 
-from meshnet.host.netlink import ACK, CREATE, DUMP, EXCLUSIVE, NetlinkError, attribute, attributes, exchange
+from meshnet.host.netlink import (
+    ACK,
+    CREATE,
+    DUMP,
+    EXCLUSIVE,
+    NetlinkError,
+    attribute,
+    attributes,
+    exchange,
+)
 from meshnet.model.packet import Family
 from meshnet.model.plumbing import PROTOCOL, LocalRoute, LoopbackAddress, Part, PolicyRule
 

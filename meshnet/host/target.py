@@ -15,7 +15,7 @@ def netns_of(target: str) -> str | None:
 
     Raises UsageError for what is no target, MeshnetError for a process that is not there.
     """
-    kind, colon, name = target.partition(":")
+    kind, _, name = target.partition(":")
     if target == "self":
         return None
     if target.startswith("/"):

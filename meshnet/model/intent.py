@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from meshnet.errors import UsageError
+from meshnet.model.frozen import dataclass, replace
 from meshnet.model.intervals import IntervalSet
 from meshnet.model.spec import (
     CaptureSpec,
     Cidr,
-    Cidrs,
     Inbound,
     IPv6,
-    Ports,
     PortsForUids,
     Profile,
 )
@@ -34,6 +31,10 @@ from meshnet.model.values import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
+
+    #: Some fields of a CaptureSpec.
+    Fields = dict[str, Any]
 
 #: What profile classic can be told; these two alone select it.
 CLASSIC_SETTINGS = frozenset({"envoy-port", "proxy-uid"})
@@ -82,9 +83,13 @@ def read_intent(settings: Mapping[str, Value], group_id: Callable[[str], int | N
         **_tproxy(settings),
         **_groups(settings, group_id),
     )
-    for key, name in (("istio-exclude-interfaces", "interfaces_excluded"), ("kube-virt-interfaces", "virtual_interfaces")):
+    for key, name in (
+        ("istio-exclude-interfaces", "interfaces_excluded"),
+        ("kube-virt-interfaces", "virtual_interfaces"),
+    ):
         if key in settings:
-            spec = replace(spec, **{name: read_interfaces(settings[key])})
+            named: Fields = {name: read_interfaces(settings[key])}
+            spec = replace(spec, **named)
     if "drop-invalid" in settings:
         spec = replace(spec, drop_invalid=read_bool(settings["drop-invalid"]))
     if "exclude-ports-for-uids" in settings:
@@ -108,12 +113,15 @@ def _profile(settings: Mapping[str, Value]) -> Profile:
         raise UsageError(f"{settings[sorted(strict_only)[0]].origin} needs --profile strict")
     if name == "classic":
         for key in sorted(traffic - CLASSIC_SETTINGS - {"ipv6", "dual-stack"}):
-            raise UsageError(f"{settings[key].origin}: profile classic knows -p and -u only", "leave it out, or --profile istio")
+            raise UsageError(
+                f"{settings[key].origin}: profile classic knows -p and -u only",
+                "leave it out, or --profile istio",
+            )
     return Profile(name)
 
 
-def _ports(settings: Mapping[str, Value], ranges: bool) -> dict[str, int | Ports]:
-    found: dict[str, int | Ports] = {}
+def _ports(settings: Mapping[str, Value], ranges: bool) -> Fields:
+    found: Fields = {}
     for key, name in (
         ("envoy-port", "proxy_port"),
         ("inbound-capture-port", "inbound_port"),
@@ -132,10 +140,10 @@ def _ports(settings: Mapping[str, Value], ranges: bool) -> dict[str, int | Ports
     return found
 
 
-def _owners(settings: Mapping[str, Value], ranges: bool) -> dict[str, tuple[tuple[int, int], ...]]:
+def _owners(settings: Mapping[str, Value], ranges: bool) -> Fields:
     uid = settings.get("proxy-uid")
     gid = settings.get("proxy-gid", uid)
-    found = {}
+    found: Fields = {}
     if uid is not None:
         found["uids"] = read_ids(uid, ranges)
     if gid is not None:
@@ -143,8 +151,8 @@ def _owners(settings: Mapping[str, Value], ranges: bool) -> dict[str, tuple[tupl
     return found
 
 
-def _addresses(settings: Mapping[str, Value], warnings: list[str]) -> dict[str, Cidr | Cidrs]:
-    found: dict[str, Cidr | Cidrs] = {}
+def _addresses(settings: Mapping[str, Value], warnings: list[str]) -> Fields:
+    found: Fields = {}
     for key, name, wildcard in (
         ("istio-service-cidr", "out_cidrs", True),
         ("istio-service-exclude-cidr", "out_cidrs_excluded", False),
@@ -161,8 +169,8 @@ def _addresses(settings: Mapping[str, Value], warnings: list[str]) -> dict[str, 
     return found
 
 
-def _tproxy(settings: Mapping[str, Value]) -> dict[str, Inbound | int]:
-    found: dict[str, Inbound | int] = {}
+def _tproxy(settings: Mapping[str, Value]) -> Fields:
+    found: Fields = {}
     mode = settings.get("istio-inbound-interception-mode")
     if mode is not None:
         found["inbound"] = Inbound(read_choice(mode, "REDIRECT", "TPROXY", "") or "REDIRECT")
@@ -173,21 +181,23 @@ def _tproxy(settings: Mapping[str, Value]) -> dict[str, Inbound | int]:
     if table is not None:
         found["tproxy_table"] = read_number(table, 1, 0xFFFFFFFF, "a routing table")
         if found["tproxy_table"] in SYSTEM_TABLES:
-            raise table.refuse("is the system's own routing table", "any other than 253, 254 and 255")
+            raise table.refuse(
+                "is the system's own routing table", "any other than 253, 254 and 255"
+            )
     return found
 
 
-def _groups(
-    settings: Mapping[str, Value], group_id: Callable[[str], int | None]
-) -> dict[str, tuple[int, ...] | None]:
+def _groups(settings: Mapping[str, Value], group_id: Callable[[str], int | None]) -> Fields:
     include = settings.get("istio-outbound-owner-groups")
     exclude = settings.get("istio-outbound-owner-groups-exclude")
-    found: dict[str, tuple[int, ...] | None] = {}
+    found: Fields = {}
     if include is not None and include.entries() != ["*"]:
         if "*" in include.entries():
             raise include.refuse("mixes * with groups", "either * or groups")
         if exclude is not None and exclude.entries():
-            raise include.refuse(f"contradicts {exclude.origin}", "include groups, or exclude some of all")
+            raise include.refuse(
+                f"contradicts {exclude.origin}", "include groups, or exclude some of all"
+            )
         if len(include.entries()) > MOST_GROUPS:
             raise include.refuse("has too many groups", f"at most {MOST_GROUPS}")
         found["groups"] = _group_ids(include, group_id)
@@ -199,9 +209,13 @@ def _groups(
 def _group_ids(value: Value, group_id: Callable[[str], int | None]) -> tuple[int, ...]:
     ids = []
     for name in value.entries():
-        known = int(name) if name.isascii() and name.isdigit() and len(name) < 12 else group_id(name)
+        known = (
+            int(name) if name.isascii() and name.isdigit() and len(name) < 12 else group_id(name)
+        )
         if known is None or known > LAST_ID:
-            raise value.refuse("is no group here", "numbers, or names that this machine knows", name)
+            raise value.refuse(
+                "is no group here", "numbers, or names that this machine knows", name
+            )
         ids.append(known)
     return tuple(dict.fromkeys(ids))
 
@@ -213,7 +227,9 @@ def _ports_for_uids(value: Value) -> tuple[PortsForUids, ...]:
         ports_text, _, uids_text = entry.partition(":")
         part = Value(ports_text, value.origin)
         ports = read_ports(part, ranges=True, wildcard=True)
-        spans = [read_span(value, u, "-", LAST_ID, "a numeric id") for u in uids_text.split(",") if u]
+        spans = [
+            read_span(value, u, "-", LAST_ID, "a numeric id") for u in uids_text.split(",") if u
+        ]
         if not ports or not spans:
             raise value.refuse("names no ports or no uids", "both", entry)
         found.append(PortsForUids(ports.values(), IntervalSet.of(*spans)))
@@ -223,19 +239,30 @@ def _ports_for_uids(value: Value) -> tuple[PortsForUids, ...]:
 def _refuse_contradictions(spec: CaptureSpec, settings: Mapping[str, Value]) -> None:
     for wanted, kept, one, other in (
         (spec.in_ports, spec.in_ports_excluded, "istio-inbound-ports", "istio-local-exclude-ports"),
-        (spec.out_ports, spec.out_ports_excluded, "istio-outbound-ports", "istio-local-outbound-ports-exclude"),
+        (
+            spec.out_ports,
+            spec.out_ports_excluded,
+            "istio-outbound-ports",
+            "istio-local-outbound-ports-exclude",
+        ),
     ):
         if wanted.every or not wanted or not kept:
             continue
         both = wanted.values().intersection(kept.values())
         if both.spans:
             port = str(both.spans[0][0])
-            raise settings[one].refuse(f"contradicts {settings[other].origin}", "a port is included or excluded, not both", port)
+            raise settings[one].refuse(
+                f"contradicts {settings[other].origin}",
+                "a port is included or excluded, not both",
+                port,
+            )
     if spec.profile is Profile.STRICT:
         for cidr in spec.out_cidrs.items:
             if cidr in spec.out_cidrs_excluded.items:
                 where = settings["istio-service-exclude-cidr"].origin
-                raise settings["istio-service-cidr"].refuse(f"contradicts {where}", "a block is included or excluded, not both", str(cidr))
+                raise settings["istio-service-cidr"].refuse(
+                    f"contradicts {where}", "a block is included or excluded, not both", str(cidr)
+                )
 
 
 def _warn(spec: CaptureSpec, settings: Mapping[str, Value], warnings: list[str]) -> None:
@@ -243,7 +270,8 @@ def _warn(spec: CaptureSpec, settings: Mapping[str, Value], warnings: list[str])
         origin = settings["istio-local-exclude-ports"].origin
         warnings.append(f"{origin} is ignored: it counts only with -b '*', as in Istio")
     if spec.groups == ():
-        warnings.append(f"{settings['istio-outbound-owner-groups'].origin} names no group: nothing outbound is captured")
+        origin = settings["istio-outbound-owner-groups"].origin
+        warnings.append(f"{origin} names no group: nothing outbound is captured")
 
 
 def _dns(
@@ -256,7 +284,9 @@ def _dns(
     for part in named.entries() if named is not None else ():
         cidr = read_block(named, part, warnings) if named is not None else None
         if cidr is None or cidr.length != cidr.bits:
-            raise settings["dns-server"].refuse("is not the address of a server", "an IPv4 or IPv6 address", part)
+            raise settings["dns-server"].refuse(
+                "is not the address of a server", "an IPv4 or IPv6 address", part
+            )
         servers.append(cidr)
     if not wanted:
         if everything or servers:

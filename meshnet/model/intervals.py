@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from meshnet.model.frozen import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ class NameSet:
     def __contains__(self, value: object) -> bool:
         if not isinstance(value, str):
             return False
-        return any(
-            value.startswith(n[:-1]) if n.endswith("+") else value == n for n in self.names
-        )
+        return any(value.startswith(n[:-1]) if n.endswith("+") else value == n for n in self.names)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from meshnet.model.frozen import dataclass
 
 TCP, UDP = 6, 17
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from meshnet.model.frozen import dataclass
 from meshnet.model.packet import Family
 
 #: The protocol number that our policy rules, routes and addresses bear, where the
@@ -34,7 +33,9 @@ class LocalRoute:
     table: int
 
     def __str__(self) -> str:
-        return f"{_ip(self.family)} route add local default dev lo table {self.table} proto {PROTOCOL}"
+        return (
+            f"{_ip(self.family)} route add local default dev lo table {self.table} proto {PROTOCOL}"
+        )
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,8 @@ class PolicyRule:
     table: int
 
     def __str__(self) -> str:
-        return (
-            f"{_ip(self.family)} rule add fwmark {self.mark} lookup {self.table} protocol {PROTOCOL}"
-        )
+        rule = f"fwmark {self.mark} lookup {self.table} protocol {PROTOCOL}"
+        return f"{_ip(self.family)} rule add {rule}"
 
 
 Part = LoopbackAddress | LocalRoute | PolicyRule

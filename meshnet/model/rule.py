@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 
+from meshnet.model.frozen import dataclass, field
 from meshnet.model.match import Match
 from meshnet.model.packet import Family, Packet
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from meshnet.model.frozen import dataclass
 from meshnet.model.packet import Family
 from meshnet.model.rule import Rule
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import Enum
 
+from meshnet.model.frozen import dataclass, replace
 from meshnet.model.intervals import IntervalSet
 from meshnet.model.packet import Family
 
@@ -159,16 +159,17 @@ class CaptureSpec:
     @property
     def families(self) -> tuple[Family, ...]:
         """The families that rules are made for."""
-        return (
-            (Family.IP, Family.IP6)
-            if self.ipv6 in (IPv6.CAPTURE, IPv6.DROP)
-            else (Family.IP,)
-        )
+        return (Family.IP, Family.IP6) if self.ipv6 in (IPv6.CAPTURE, IPv6.DROP) else (Family.IP,)
 
     @property
     def tproxy(self) -> bool:
         """Whether inbound connections are captured by TPROXY."""
         return self.inbound is Inbound.TPROXY and bool(self.in_ports)
+
+    @property
+    def captures_dns(self) -> bool:
+        """Whether DNS is captured: it takes servers by name, or all of them."""
+        return self.dns and (self.dns_servers is None or bool(self.dns_servers))
 
     def loopback_of(self, family: Family) -> Cidr:
         """The block that means "this pod itself" in ``family``."""

@@ -7,10 +7,9 @@ a list are separated by commas; empty entries are skipped, as Istio's init tool 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from meshnet.errors import UsageError, printable
 from meshnet.model.address import read_cidr
+from meshnet.model.frozen import dataclass
 from meshnet.model.spec import Cidr, Cidrs, Ports
 
 #: The last id is -1 to the kernel, "no change" (include/linux/uidgid.h).
@@ -75,7 +74,9 @@ def read_duration(value: Value) -> float:
     rest, total = value.text, 0.0
     while rest:
         digits = len(rest) - len(rest.lstrip("0123456789."))
-        unit = next((u for u in sorted(_UNITS, key=len, reverse=True) if rest[digits:].startswith(u)), "")
+        unit = next(
+            (u for u in sorted(_UNITS, key=len, reverse=True) if rest[digits:].startswith(u)), ""
+        )
         try:
             total += float(rest[:digits]) * _UNITS[unit]
         except (ValueError, KeyError):
@@ -117,7 +118,9 @@ def read_ports(value: Value, ranges: bool, wildcard: bool = True) -> Ports:
     entries = value.entries()
     if "*" in entries:
         if not wildcard or len(set(entries)) > 1:
-            raise value.refuse("mixes * with ports" if wildcard else "may not be *", "ports of 1 to 65535")
+            raise value.refuse(
+                "mixes * with ports" if wildcard else "may not be *", "ports of 1 to 65535"
+            )
         return Ports(every=True)
     allowed = "* or ports of 1 to 65535" if wildcard else "ports of 1 to 65535"
     spans = []
@@ -139,7 +142,9 @@ def read_block(value: Value, part: str, warnings: list[str]) -> Cidr:
     try:
         cidr, masked = read_cidr(part)
     except ValueError as e:
-        raise value.refuse("is not an address block", "such as 10.0.0.0/8, 10.1.2.3 or fd00::/8", part) from e
+        raise value.refuse(
+            "is not an address block", "such as 10.0.0.0/8, 10.1.2.3 or fd00::/8", part
+        ) from e
     if masked:
         warnings.append(f"{value.origin}: {printable(part)} has host bits; {cidr} is taken")
     return cidr
@@ -150,7 +155,9 @@ def read_cidrs(value: Value, warnings: list[str], wildcard: bool = True) -> Cidr
     entries = value.entries()
     if "*" in entries:
         if not wildcard:
-            raise value.refuse("may not be *", "address blocks; to capture nothing, include nothing")
+            raise value.refuse(
+                "may not be *", "address blocks; to capture nothing, include nothing"
+            )
         if len(set(entries)) > 1:
             raise value.refuse("mixes * with blocks", "either * or blocks")
         return Cidrs(every=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from meshnet.backends import NAMES, Backend, load_backend
 from meshnet.errors import KernelLacks, RulesElsewhere, UsageError
+from meshnet.model.frozen import dataclass
 from meshnet.model.ruleset import Ruleset
 
 
@@ -47,7 +46,9 @@ def choose(asked: str, seen: Survey, migrate: bool, lock_wait: float) -> tuple[B
         name, why = asked, "it was asked for"
         if name in seen.unusable:
             usable = ", ".join(seen.held) or "none"
-            raise KernelLacks(f"backend {name} cannot work here: {seen.unusable[name]}", f"usable here: {usable}")
+            raise KernelLacks(
+                f"backend {name} cannot work here: {seen.unusable[name]}", f"usable here: {usable}"
+            )
     elsewhere = [other for other in seen.ours if other != name]
     if elsewhere and not migrate:
         raise RulesElsewhere(
@@ -79,12 +80,13 @@ def _has_rules(held: Ruleset) -> bool:
 def backend_for(binary: str) -> str:
     """The backend that Istio's ``--force-iptables-binary`` names; UsageError for another value."""
     known = {
-        "iptables": "auto", "ip6tables": "auto",
-        "iptables-nft": "nft-compat", "ip6tables-nft": "nft-compat",
-        "iptables-legacy": "legacy", "ip6tables-legacy": "legacy",
+        "iptables": "auto",
+        "ip6tables": "auto",
+        "iptables-nft": "nft-compat",
+        "ip6tables-nft": "nft-compat",
+        "iptables-legacy": "legacy",
+        "ip6tables-legacy": "legacy",
     }
     if binary not in known:
         raise UsageError(f"--force-iptables-binary: {binary!r} is not known", " | ".join(known))
     return known[binary]
-
-

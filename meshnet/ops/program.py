@@ -8,7 +8,6 @@ refuses half-way is put back.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, replace
 
 from meshnet.backends import Backend, Plan, load_backend
 from meshnet.backends.edits import with_comments
@@ -19,6 +18,7 @@ from meshnet.host import rtnetlink
 from meshnet.host.capabilities import require
 from meshnet.host.locks import NamespaceLock
 from meshnet.host.netlink import NetlinkError
+from meshnet.model.frozen import dataclass, replace
 from meshnet.model.intent import Intent
 from meshnet.model.packet import Family
 from meshnet.model.plumbing import LocalRoute, Part
@@ -44,7 +44,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Work:
-    """Everything that a run is going to send, in this order: parts, rules, other backends', parts."""
+    """What a run is going to send, in this order: parts, rules, other backends' rules, parts."""
 
     backend: str
     why: str
@@ -170,7 +170,9 @@ def plan_work(
 def _notes(spec: CaptureSpec, form: Form) -> tuple[str, ...]:
     notes = []
     if form is Form.NFT and spec.ipv6 is IPv6.OFF:
-        notes.append("Istio's native nft rules capture IPv6 even when it is off; profile strict does not")
+        notes.append(
+            "Istio's native nft rules capture IPv6 even when it is off; profile strict does not"
+        )
     return tuple(notes)
 
 

@@ -61,4 +61,6 @@ def as_json(work: dict[str, Any], dry_run: bool, profile: str) -> str:
     import json
 
     kind = "plan" if dry_run else "work"
-    return json.dumps({"schema": f"meshnet/v1/{kind}", "profile": profile or None, **work}, indent=2)
+    return json.dumps(
+        {"schema": f"meshnet/v1/{kind}", "profile": profile or None, **work}, indent=2
+    )

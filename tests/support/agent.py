@@ -1,0 +1,290 @@
+"""The process that stands for everybody in one namespace: its listeners, and its clients.
+
+A program of its own, driven by JSON lines on standard input, one answer a line on standard
+output. One thread and one selector, so that a client can reach a listener of the same
+namespace. A listener tells its client, over the connection itself, who it is and what it
+sees; so an answer can be of no other connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import selectors
+import socket
+import struct
+import sys
+import time
+
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+ANY = {4: "0.0.0.0", 6: "::"}
+#: (level, option) of SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST and of IP_TRANSPARENT.
+ORIGINAL = {4: (socket.SOL_IP, 80), 6: (socket.IPPROTO_IPV6, 80)}
+TRANSPARENT = {4: (socket.SOL_IP, 19), 6: (socket.IPPROTO_IPV6, 75)}
+#: Source ports are never used twice: nat asks for the first packet of a tuple only.
+FIRST_PORT, LAST_PORT = 20001, 65535
+RESET = struct.pack("ii", 1, 0)
+OUTCOMES = {
+    errno.ECONNREFUSED: "refused",
+    errno.ECONNRESET: "reset",
+    errno.ENETUNREACH: "no route",
+    errno.EHOSTUNREACH: "no route",
+    errno.EADDRNOTAVAIL: "no such source",
+    errno.EPERM: "dropped",
+}
+_libc = ctypes.CDLL(None)
+
+
+@contextlib.contextmanager
+def owner(uid, gid):
+    """Sockets made in here belong to ``uid`` and ``gid``: netfilter asks for the file's fsuid."""
+    _libc.setfsgid(gid)
+    _libc.setfsuid(uid)
+    try:
+        yield
+    finally:
+        _libc.setfsuid(0)
+        _libc.setfsgid(0)
+
+
+def version_of(address):
+    return 6 if ":" in address else 4
+
+
+def show(name):
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+def original_of(sock, version):
+    """Where the client meant to go; "" where conntrack does not know the connection."""
+    try:
+        data = sock.getsockopt(*ORIGINAL[version], 28)
+    except OSError:
+        return ""
+    (port,) = struct.unpack_from("!H", data, 2)
+    packed = data[4:8] if version == 4 else data[8:24]
+    return show((socket.inet_ntop(FAMILIES[version], packed), port))
+
+
+class Client:
+    """One connection, or one datagram and its answer. ``done`` gets a dict with ``who``."""
+
+    def __init__(self, agent, probe, deadline, done):
+        self.agent, self.probe, self.deadline, self.done = agent, probe, deadline, done
+        self.version = version_of(probe["to"])
+        self.data = b""
+        udp = probe["protocol"] == "udp"
+        kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
+        with owner(probe["uid"], probe["gid"]):
+            self.sock = socket.socket(FAMILIES[self.version], kind | socket.SOCK_NONBLOCK)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        target = (probe["to"], probe["port"])
+        try:
+            self.sock.bind((probe["source"] or ANY[self.version], agent.next_port()))
+            if udp:
+                self.sock.sendto(probe["token"].encode(), target)
+                agent.watch(self.sock, selectors.EVENT_READ, self.hear_datagram)
+                return
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            code = self.sock.connect_ex(target)
+        except OSError as e:
+            code = e.errno
+        if code in (0, errno.EINPROGRESS):
+            agent.watch(self.sock, selectors.EVENT_WRITE, self.connected)
+        else:
+            agent.soon(lambda: self.finish({"who": outcome(code)}))
+
+    def connected(self):
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self.finish({"who": outcome(code)})
+            return
+        self.agent.forget(self.sock)
+        self.sock.send(self.probe["token"].encode() + b"\n")
+        self.agent.watch(self.sock, selectors.EVENT_READ, self.hear)
+
+    def hear(self):
+        try:
+            part = self.sock.recv(4096)
+        except OSError as e:
+            self.finish({"who": outcome(e.errno)})
+            return
+        self.data += part
+        if self.data.endswith(b"\n") or not part:
+            self.finish(json.loads(self.data or b'{"who": "closed"}'))
+
+    def hear_datagram(self):
+        try:
+            data, sender = self.sock.recvfrom(4096)
+        except OSError as e:
+            self.finish({"who": outcome(e.errno)})
+            return
+        self.finish({**json.loads(data), "answered_from": show(sender)})
+
+    def finish(self, answer):
+        self.agent.forget(self.sock)
+        self.sock.close()
+        self.agent.clients.discard(self)
+        if answer.get("token", self.probe["token"]) != self.probe["token"]:
+            answer = {"who": "an answer to somebody else"}
+        self.done(answer)
+
+
+def outcome(code):
+    return OUTCOMES.get(code, os.strerror(code))
+
+
+class Agent:
+    def __init__(self, place):
+        self.place = place
+        self.selector = selectors.DefaultSelector()
+        self.clients, self.later, self.heard = set(), [], []
+        self.port = FIRST_PORT
+        self.load = None
+
+    def next_port(self):
+        self.port = self.port + 1 if self.port < LAST_PORT else FIRST_PORT
+        return self.port
+
+    def watch(self, sock, events, call):
+        self.selector.register(sock, events, call)
+
+    def forget(self, sock):
+        with contextlib.suppress(KeyError, ValueError):
+            self.selector.unregister(sock)
+
+    def soon(self, call):
+        self.later.append(call)
+
+    def run(self):
+        self.watch(sys.stdin, selectors.EVENT_READ, self.obey)
+        while True:
+            calls, self.later = self.later, []
+            for call in calls:
+                call()
+            now = time.monotonic()
+            for client in [c for c in self.clients if c.deadline <= now]:
+                client.finish({"who": "nobody"})
+            for key, _ in self.selector.select(self.patience(now)):
+                # An earlier call of this round may have closed the socket.
+                if self.selector.get_map().get(key.fd) is key:
+                    key.data()
+
+    def patience(self, now):
+        """How long to wait for a socket; None for as long as it takes."""
+        if self.later:
+            return 0
+        ends = [c.deadline for c in self.clients]
+        return max(0, min(ends) - now) if ends else None
+
+    def obey(self):
+        line = sys.stdin.buffer.raw.readline()
+        if not line:
+            os._exit(0)
+        command = json.loads(line)
+        getattr(self, f"do_{command.pop('do')}")(**command)
+
+    def answer(self, value):
+        sys.stdout.write(json.dumps(value) + "\n")
+        sys.stdout.flush()
+
+    def do_listen(self, listeners):
+        for one in listeners:
+            for version in (4, 6):
+                self.listen(version, **one)
+        self.answer("listening")
+
+    def listen(self, version, port, protocol, uid, gid, transparent):
+        udp = protocol == "udp"
+        with owner(uid, gid):
+            sock = socket.socket(
+                FAMILIES[version], socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
+            )
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if transparent:
+            sock.setsockopt(*TRANSPARENT[version], 1)
+        sock.bind((ANY[version], port))
+        me = f"{self.place}:{port}"
+        if udp:
+            self.watch(sock, selectors.EVENT_READ, lambda: self.answer_datagram(sock, me))
+            return
+        sock.listen(512)
+        sock.setblocking(False)
+        who = (uid, gid)
+        self.watch(sock, selectors.EVENT_READ, lambda: self.accept(sock, version, me, who))
+
+    def accept(self, listener, version, me, who):
+        try:
+            with owner(*who):
+                sock, client = listener.accept()
+        except OSError:
+            return
+        seen = {
+            "who": me,
+            "original": original_of(sock, version),
+            "local": show(sock.getsockname()),
+            "client": client[0],
+        }
+        self.watch(sock, selectors.EVENT_READ, lambda: self.reply(sock, seen))
+
+    def reply(self, sock, seen):
+        with contextlib.suppress(OSError):
+            token = sock.recv(4096).decode().strip()
+            if token:
+                self.heard.append(token)
+            sock.send(json.dumps({**seen, "token": token}).encode() + b"\n")
+        self.forget(sock)
+        sock.close()
+
+    def answer_datagram(self, sock, me):
+        with contextlib.suppress(OSError):
+            data, client = sock.recvfrom(4096)
+            seen = {"who": me, "client": client[0], "token": data.decode()}
+            sock.sendto(json.dumps(seen).encode(), client)
+
+    def do_probe(self, probes, timeout):
+        results = [None] * len(probes)
+        deadline = time.monotonic() + timeout
+
+        def keep(position, answer):
+            results[position] = answer
+            if None not in results:
+                self.answer(results)
+
+        for n, probe in enumerate(probes):
+            self.clients.add(Client(self, probe, deadline, lambda a, n=n: keep(n, a)))
+
+    def do_heard(self):
+        self.answer(self.heard)
+
+    def do_load(self, probes, timeout):
+        """Open connections, one after the other for each of ``probes``, until do_rest."""
+        self.load = {}
+
+        def again(probe):
+            if self.load is not None:
+                end = time.monotonic() + timeout
+                self.clients.add(Client(self, probe, end, lambda a: count(probe, a)))
+
+        def count(probe, answer):
+            if self.load is not None:
+                key = f"{probe['token']} {answer['who']}"
+                self.load[key] = self.load.get(key, 0) + 1
+            self.soon(lambda: again(probe))
+
+        for probe in probes:
+            again(probe)
+        self.answer("loading")
+
+    def do_rest(self):
+        counts, self.load = self.load, None
+        self.answer(counts)
+
+
+if __name__ == "__main__":
+    Agent(sys.argv[1]).run()
