@@ -46,15 +46,19 @@ def read_file(path: str) -> dict[str, Value]:
 
     try:
         with open(path, encoding="utf-8") as f:
-            document = yaml.safe_load(f)
+            # Every scalar stays the text that was written: 0100 is no octal, 1:59 no time.
+            document = yaml.load(f, Loader=yaml.BaseLoader)
     except OSError as e:
         raise UsageError(f"--config: cannot read {printable(path)}: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
         text = printable(" ".join(str(e).split()))
         raise UsageError(f"--config: {printable(path)} is no YAML: {text}") from e
     found: dict[str, Value] = {}
-    for key, content in _flatten(path, "", {} if document is None else document):
-        found.update(_setting(path, key, content))
+    try:
+        for key, content in _flatten(path, "", document or {}):
+            found.update(_setting(path, key, content))
+    except RecursionError as e:
+        raise UsageError(f"--config: {printable(path)} nests without end") from e
     return found
 
 
@@ -72,7 +76,7 @@ def _flatten(path: str, prefix: str, node: Any) -> list[tuple[str, Any]]:
     for name, content in node.items():
         key = f"{prefix}.{name}" if prefix else str(name)
         if key in sections:
-            pairs += _flatten(path, key, content if content is not None else {})
+            pairs += _flatten(path, key, content or {})
         elif key in _known():
             pairs.append((key, content))
         else:
@@ -92,8 +96,7 @@ def _nearest(key: str) -> str:
 def _setting(path: str, key: str, content: Any) -> dict[str, Value]:
     origin = f"{printable(path)}: {key}"
     if key == "dns.capture":
-        # YAML reads a bare off as false.
-        choice = "off" if content is False else str(content)
+        choice = _text(content, origin)
         if choice not in _DNS_CAPTURE:
             raise Value(choice, origin).refuse("is not known here", " | ".join(_DNS_CAPTURE))
         return {name: Value("true", origin) for name in _DNS_CAPTURE[choice]}
@@ -103,12 +106,8 @@ def _setting(path: str, key: str, content: Any) -> dict[str, Value]:
 
 
 def _text(content: Any, origin: str) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, bool):
-        return "true" if content else "false"
-    if isinstance(content, (str, int)):
-        return str(content)
+    if isinstance(content, str):
+        return content
     if isinstance(content, list):
         return ",".join(_text(part, origin) for part in content)
     raise UsageError(f"{origin} is neither a text, a number nor a list")
@@ -121,5 +120,7 @@ def _ports_for_uids(content: Any, origin: str) -> str:
         if not isinstance(entry, dict) or set(entry) != {"ports", "uids"}:
             raise UsageError(f"{origin}: each entry has ports and uids, and nothing else")
         ports, uids = _text(entry["ports"], origin), _text(entry["uids"], origin)
-        texts.append(f"{ports}:{uids}".replace(" ", ""))
+        if any(c.isspace() for c in ports + uids):
+            raise UsageError(f"{origin}: {printable(f'{ports} {uids}')!r} has a blank in it")
+        texts.append(f"{ports}:{uids}")
     return " ".join(texts)

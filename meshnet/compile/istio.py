@@ -301,6 +301,10 @@ def _capture_outbound(d: Draft, spec: CaptureSpec) -> None:
             why=f"port {port[0]} goes to the proxy",
             setting="outbound.ports",
         )
+    _capture_addresses(d, spec)
+
+
+def _capture_addresses(d: Draft, spec: CaptureSpec) -> None:
     if spec.out_cidrs.every:
         d.add(
             "nat",

@@ -14,6 +14,10 @@ from meshnet.model.packet import Family
 from meshnet.model.rule import Rule
 from meshnet.model.ruleset import Chain, Ruleset, Table
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+
 BUILTIN = {
     "PREROUTING": "prerouting",
     "INPUT": "input",
@@ -31,9 +35,9 @@ def parse_save(text: str, family: Family) -> Ruleset:
     """
     tables: list[Table] = []
     name: str | None = None
-    chains: dict[str, list[Rule]] = {}
+    chains: dict[str, list[tuple[str, Rule]]] = {}
     policies: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         try:
             if not line or line[0] == "#":
                 continue
@@ -48,8 +52,8 @@ def parse_save(text: str, family: Family) -> Ruleset:
                 tables.append(_table(family, name, chains, policies))
                 name = None
             else:
-                chain, rule = _parse_line(line, family)
-                chains[chain].append(rule)
+                chain, spec, rule = _parse_line(line, family)
+                chains[chain].append((spec, rule))
         except (ParseError, ValueError, KeyError) as e:
             raise ParseError(f"line {number}: {e}: {printable(line)}") from e
     if name is not None:
@@ -57,7 +61,7 @@ def parse_save(text: str, family: Family) -> Ruleset:
     return Ruleset(tuple(tables))
 
 
-def _parse_line(line: str, family: Family) -> tuple[str, Rule]:
+def _parse_line(line: str, family: Family) -> tuple[str, str, Rule]:
     packets = count = 0
     if line[0] == "[":
         counters, line = line[1:].split("] ", 1)
@@ -68,27 +72,30 @@ def _parse_line(line: str, family: Family) -> tuple[str, Rule]:
     rule = parse_rule(spec, family)
     if packets or count:
         rule = replace(rule, packets=packets, bytes=count)
-    return chain, rule
+    return chain, spec, rule
 
 
 def _table(
-    family: Family, name: str, chains: dict[str, list[Rule]], policies: dict[str, str]
+    family: Family,
+    name: str,
+    chains: dict[str, list[tuple[str, Rule]]],
+    policies: dict[str, str],
 ) -> Table:
     made = []
     for chain, rules in chains.items():
         policy = policies[chain].lower()
         hook = BUILTIN.get(chain, "") if policy != "-" else ""
-        known = tuple(_undeclared(rule, chains, family) for rule in rules)
+        known = tuple(_undeclared(spec, rule, chains.keys()) for spec, rule in rules)
         made.append(Chain(chain, known, hook=hook, policy=policy if hook else "accept"))
     return Table(family, name, tuple(made))
 
 
-def _undeclared(rule: Rule, chains: dict[str, list[Rule]], family: Family) -> Rule:
+def _undeclared(spec: str, rule: Rule, chains: Container[str]) -> Rule:
     """A "jump" to a chain that the table does not declare is an extension we do not know."""
     target = rule.target
     if target is None or not target.chain or rule.opaque or target.chain in chains:
         return rule
-    return replace(rule, matches=(), target=None, opaque=print_rule(rule, family), comment="")
+    return replace(rule, matches=(), target=None, opaque=spec, comment="")
 
 
 def print_save(ruleset: Ruleset, counters: bool = False) -> str:
@@ -104,6 +111,7 @@ def print_save(ruleset: Ruleset, counters: bool = False) -> str:
         for chain in table.chains:
             for rule in chain.rules:
                 counted = f"[{rule.packets}:{rule.bytes}] " if counters else ""
-                lines.append(f"{counted}-A {chain.name} {print_rule(rule, table.family)}".rstrip())
+                text = print_rule(rule, table.family)
+                lines.append(f"{counted}-A {chain.name}{text and ' '}{text}")
         lines.append("COMMIT")
     return "".join(f"{line}\n" for line in lines)

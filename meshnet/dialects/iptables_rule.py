@@ -16,6 +16,8 @@ _BASE = {"-s": Field.SRC, "-d": Field.DST, "-i": Field.IIF, "-o": Field.OIF, "-p
 _PORTS = {"--sport": Field.SPORT, "--dport": Field.DPORT}
 _MULTI = {"--sports": Field.SPORT, "--dports": Field.DPORT}
 _OWNER = {"--uid-owner": Field.UID, "--gid-owner": Field.GID}
+_STATES = ("invalid", "new", "related", "established", "untracked", "snat", "dnat")
+_NEVER_NEGATED = ("!", "-j", "-g", "-m", "--comment")
 _PLAIN = {
     "ACCEPT": Target(Kind.ACCEPT),
     "DROP": Target(Kind.DROP),
@@ -35,11 +37,10 @@ class _Unknown(Exception):
 
 def parse_rule(spec: str, family: Family) -> Rule:
     """The rule that ``spec`` says; opaque where the model has no word for part of it."""
-    words = split_words(spec)
     try:
-        return _Reader(words, family).rule()
-    except (_Unknown, ValueError, IndexError, ParseError):
-        return Rule((), _guess_target(words), opaque=spec)
+        return _Reader(split_words(spec), family).rule()
+    except (_Unknown, ValueError, IndexError, KeyError, ParseError):
+        return Rule((), _guess_target(spec.split(" ")), opaque=spec)
 
 
 def _guess_target(words: list[str]) -> Target | None:
@@ -70,11 +71,15 @@ class _Reader:
     def rule(self) -> Rule:
         while self.at < len(self.words):
             option = self.word()
-            if option == "!":
+            if option == "!" and not self.negated:
                 self.negated = True
                 continue
+            if self.negated and option in _NEVER_NEGATED:
+                raise _Unknown("!")
             self.read(option)
             self.negated = False
+        if self.negated:
+            raise _Unknown("!")
         return Rule(tuple(self.matches), self.target, comment=self.comment)
 
     def read(self, option: str) -> None:
@@ -88,6 +93,8 @@ class _Reader:
             self.target = self.read_target(option, self.word())
         elif option == "--comment" and self.module == "comment" and not self.comment:
             self.comment = self.word()
+            if not self.comment:
+                raise _Unknown("an empty comment")
         else:
             self.read_module(option)
 
@@ -104,6 +111,8 @@ class _Reader:
             self.match(field, NameSet.of(word))
         else:
             cidr, _ = read_cidr(word)
+            if cidr.family is not self.family:
+                raise _Unknown(word)
             self.match(field, cidr.values())
 
     def read_module(self, option: str) -> None:
@@ -121,7 +130,10 @@ class _Reader:
             field = Field.MARK if self.module == "mark" else Field.CTMARK
             self.match(field, IntervalSet.of(value), None if mask == FULL_MASK else mask)
         elif option == "--ctstate" and self.module == "conntrack":
-            self.match(Field.CTSTATE, NameSet.of(*word.lower().split(",")))
+            states = word.lower().split(",")
+            if not set(states) <= set(_STATES):
+                raise _Unknown(word)
+            self.match(Field.CTSTATE, NameSet.of(*states))
         else:
             raise _Unknown(option)
 
@@ -195,7 +207,10 @@ def _proto_number(word: str) -> int:
 
 def _port_span(word: str) -> tuple[int, int]:
     first, colon, last = word.partition(":")
-    return int(first), int(last if colon else first)
+    span = int(first), int(last if colon else first)
+    if max(span) > 65535:
+        raise _Unknown(word)
+    return span
 
 
 def _value_and_mask(word: str) -> tuple[int, int]:
@@ -234,7 +249,7 @@ def _print_match(match: Match, family: Family, proto: int | str | None) -> str:
         option = "-s" if match.field is Field.SRC else "-d"
         return f"{no}{option} {_print_addresses(match, family)}"
     if match.field in (Field.SPORT, Field.DPORT):
-        return _print_ports(match, no, PROTO_NAMES.get(int(proto or 0), "tcp"))
+        return _print_ports(match, no, PROTO_NAMES.get(int(proto or 0), ""))
     if match.field in (Field.UID, Field.GID):
         if match.absent is not match.negated:
             raise ValueError("iptables matches a packet without socket exactly where negated")
@@ -245,8 +260,7 @@ def _print_match(match: Match, family: Family, proto: int | str | None) -> str:
 
 
 def _by_state(states: NameSet) -> list[str]:
-    order = ("invalid", "new", "related", "established", "untracked", "snat", "dnat")
-    return [s.upper() for s in sorted(states, key=order.index)]
+    return [s.upper() for s in sorted(states, key=_STATES.index)]
 
 
 def _only(value: int | str | None, match: Match) -> str:
@@ -275,7 +289,7 @@ def _print_addresses(match: Match, family: Family) -> str:
 def _print_ports(match: Match, no: str, module: str) -> str:
     assert isinstance(match.values, IntervalSet)
     option = "--sport" if match.field is Field.SPORT else "--dport"
-    if len(match.values) == 1:
+    if len(match.values) == 1 and module in ("tcp", "udp"):
         return f"-m {module} {no}{option} {_print_span(match, ':')}"
     texts = (str(a) if a == b else f"{a}:{b}" for a, b in match.values)
     return f"-m multiport {no}{option}s {','.join(texts)}"

@@ -38,7 +38,7 @@ def read_rule(statements: list[dict[str, Any]], table: Family, comment: str = ""
     """The rule that ``statements`` say; opaque (their JSON) where the model lacks a word."""
     packets = count = 0
     for statement in statements:
-        if statement.get("counter"):
+        if isinstance(statement.get("counter"), dict):
             packets, count = statement["counter"]["packets"], statement["counter"]["bytes"]
     try:
         matches, target, family = _Reader(statements, table).read()
@@ -68,8 +68,10 @@ class _Reader:
         for statement in self.statements:
             ((name, body),) = statement.items()
             if name == "match":
+                if self.targets:
+                    raise _Unknown("a match behind a target")
                 self.read_match(body)
-            elif name != "counter":
+            elif name != "counter" or isinstance(body, str):
                 self.targets.append(_read_target(name, body))
         return self.matches, _one_target(self.targets), self.family
 
@@ -108,8 +110,12 @@ class _Reader:
         if protocol in ("ip", "ip6"):
             self.narrow(Family(protocol))
         elif protocol in ("tcp", "udp"):
-            if not any(m.field is Field.PROTO for m in self.matches):
-                self.add(Match(Field.PROTO, IntervalSet.of(PROTO_NUMBERS[protocol])))
+            needed = Match(Field.PROTO, IntervalSet.of(PROTO_NUMBERS[protocol]))
+            known = [m for m in self.matches if m.field is Field.PROTO]
+            if not known:
+                self.add(needed)
+            elif known != [needed]:
+                raise _Unknown("two opinions of the protocol")
         elif protocol != "th":
             raise _Unknown(protocol)
         self.add(Match(field, _read_values(field, right), negated))
@@ -136,6 +142,8 @@ def _listed(right: Any) -> list[str]:
 def _read_values(field: Field, right: Any) -> IntervalSet | NameSet:
     parts = right["set"] if isinstance(right, dict) and "set" in right else [right]
     if field.bits == 0:
+        if any(p.endswith("+") for p in parts):
+            raise _Unknown("a name that ends in +")
         return NameSet.of(*(p[:-1] + "+" if p.endswith("*") else p for p in parts))
     return IntervalSet.of(*(_read_span(field, part) for part in parts))
 
@@ -268,7 +276,7 @@ def _print_span(field: Field, family: Family, span: tuple[int, int]) -> Any:
         if cidr:
             return {"prefix": {"addr": show_address(family, first), "len": cidr.length}}
         return {"range": [show_address(family, first), show_address(family, last)]}
-    if field is Field.PROTO:
+    if field is Field.PROTO and first == last:
         return PROTO_NAMES.get(first, first)
     return first if first == last else {"range": [first, last]}
 

@@ -14,6 +14,8 @@ from meshnet.model.packet import Family
 from meshnet.model.rule import Rule
 from meshnet.model.ruleset import Chain, Ruleset, Table
 
+_FAMILIES = frozenset(family.value for family in Family)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -26,11 +28,13 @@ def parse_listing(text: str) -> Ruleset:
     out: rules that use them are opaque. Raises ParseError where it is not such a document.
     """
     try:
-        items = json.loads(text)["nftables"]
-    except (ValueError, KeyError, TypeError) as e:
-        line = getattr(e, "lineno", 1)
-        column = getattr(e, "colno", 1)
-        raise ParseError(f"line {line}, column {column}: not an nft JSON document") from e
+        return _read_items(json.loads(text)["nftables"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        where = f"line {getattr(e, 'lineno', 1)}, column {getattr(e, 'colno', 1)}"
+        raise ParseError(f"{where}: not an nft JSON document: {type(e).__name__}") from e
+
+
+def _read_items(items: list[dict[str, Any]]) -> Ruleset:
     tables: dict[tuple[str, str], dict[str, tuple[dict[str, Any], list[Rule]]]] = {}
     for item in items:
         if "table" in item:
@@ -40,15 +44,14 @@ def parse_listing(text: str) -> Ruleset:
             tables[chain["family"], chain["table"]][chain["name"]] = (chain, [])
         elif "rule" in item:
             rule = item["rule"]
-            family = rule["family"]
-            if family in Family._value2member_map_:
-                found = read_rule(rule["expr"], Family(family), rule.get("comment", ""))
-                tables[family, rule["table"]][rule["chain"]][1].append(found)
+            if rule["family"] in _FAMILIES:
+                found = read_rule(rule["expr"], Family(rule["family"]), rule.get("comment", ""))
+                tables[rule["family"], rule["table"]][rule["chain"]][1].append(found)
     return Ruleset(
         tuple(
             Table(Family(family), name, tuple(_chain(c, rules) for c, rules in chains.values()))
             for (family, name), chains in tables.items()
-            if family in Family._value2member_map_
+            if family in _FAMILIES
         )
     )
 

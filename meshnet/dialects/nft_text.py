@@ -23,7 +23,7 @@ def print_table(table: Table) -> list[str]:
         for rule in chain.rules:
             words = [_statement(s) for s in print_statements(rule, table.family)]
             if rule.comment:
-                words.append(f'comment "{rule.comment}"')
+                words.append(f"comment {_quoted(rule.comment)}")
             lines.append(f"add rule {where} {chain.name} {' '.join(words)}")
     return lines
 
@@ -68,7 +68,7 @@ def _match(body: dict[str, Any]) -> str:
     if "&" in left:
         expression, mask = left["&"]
         return f"{_left(expression)} & {mask:#x} {'!=' if op else '=='} {_right(right)}"
-    text = ",".join(right) if isinstance(right, list) else _right(right)
+    text = ",".join(right) if isinstance(right, list) else _right(right, _is_name(left))
     return f"{_left(left)} {op}{text}"
 
 
@@ -79,14 +79,25 @@ def _left(expression: dict[str, Any]) -> str:
     return f"{kind} {what['key']}"
 
 
-def _right(value: Any) -> str:
+def _is_name(left: dict[str, Any]) -> bool:
+    """Whether an interface's name stands right: bare, "10" or "drop" would be another thing."""
+    return left.get("meta", {}).get("key") in ("iifname", "oifname")
+
+
+def _quoted(text: str) -> str:
+    if '"' in text or not text.isprintable():
+        raise ValueError("nft has no way to write a quote or a line break in a string")
+    return f'"{text}"'
+
+
+def _right(value: Any, name: bool = False) -> str:
+    if name and isinstance(value, str):
+        return _quoted(value)
     if isinstance(value, dict):
         if "set" in value:
-            return f"{{ {', '.join(_right(v) for v in value['set'])} }}"
+            return f"{{ {', '.join(_right(v, name) for v in value['set'])} }}"
         if "prefix" in value:
             return f"{value['prefix']['addr']}/{value['prefix']['len']}"
         first, last = value["range"]
         return f"{first}-{last}"
-    if isinstance(value, str) and not value.replace(".", "").replace(":", "").isalnum():
-        return f'"{value}"'
     return str(value)

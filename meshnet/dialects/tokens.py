@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from meshnet.errors import ParseError, printable
 
-_NEEDS_QUOTES = set(" \t\"'\\")
+_BLANKS = " \t"
+_NEEDS_NO_QUOTES = frozenset(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:/+-,@%="
+)
 
 
 def split_words(line: str) -> list[str]:
@@ -13,7 +16,7 @@ def split_words(line: str) -> list[str]:
     Raises ParseError for a quotation without end.
     """
     if '"' not in line:
-        return line.split()
+        return [word for word in line.replace("\t", " ").split(" ") if word]
     words: list[str] = []
     word: list[str] | None = None
     quoted = False
@@ -25,7 +28,7 @@ def split_words(line: str) -> list[str]:
             quoted = not quoted
             word = word or []
             continue
-        elif not quoted and c.isspace():
+        elif not quoted and c in _BLANKS:
             if word is not None:
                 words.append("".join(word))
             word = None
@@ -46,7 +49,7 @@ def quote_word(word: str) -> str:
     """
     if any(c in word for c in "\n\r\0"):
         raise ValueError("a word of a rule cannot hold a line break")
-    if word and not any(c in _NEEDS_QUOTES for c in word):
+    if word and all(c in _NEEDS_NO_QUOTES for c in word):
         return word
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("'", "\\'")
     return f'"{escaped}"'

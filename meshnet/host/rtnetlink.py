@@ -45,10 +45,10 @@ class Address:
         self.protocol = protocol
 
     def is_local_only(self) -> bool:
-        """Whether it is a loopback or link-local address."""
+        """Whether it is a loopback or link-local address, or the ``::6`` that we put on lo."""
         if self.family is Family.IP:
             return self.number >> 24 == 127 or self.number >> 16 == 0xA9FE
-        return self.number == 1 or self.number >> 118 == 0xFE80 >> 6
+        return self.number in (1, 6) or self.number >> 118 == 0xFE80 >> 6
 
 
 def addresses() -> list[Address]:

@@ -43,7 +43,7 @@ class Value:
 def read_number(value: Value, first: int, last: int, what: str, part: str | None = None) -> int:
     """A decimal number of ``first``..``last``."""
     text = value.text if part is None else part
-    if not (text.isascii() and text.isdigit()) or not first <= int(text[:12]) <= last:
+    if not (text.isascii() and text.isdigit() and len(text) < 12 and first <= int(text) <= last):
         raise value.refuse(f"is not {what}", f"a number of {first} to {last}", text)
     return int(text)
 
@@ -168,7 +168,7 @@ def read_interfaces(value: Value) -> tuple[str, ...]:
     """Names of interfaces, which need not exist yet; a last ``+`` stands for any ending."""
     for name in value.entries():
         bare = name[:-1] if name.endswith("+") else name
-        bad = len(name.encode()) > 15 or name in (".", "..") or not bare or "+" in bare
+        bad = len(name) > 15 or name in (".", "..") or not bare or "+" in bare
         if bad or any(c in _NOT_IN_NAMES or not "!" <= c <= "~" for c in name):
             raise value.refuse(
                 "is not a name that an interface can have",

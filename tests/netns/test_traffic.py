@@ -13,6 +13,8 @@ from tests.support.traffic import (
     NEAR,
     POD,
     POD6,
+    POD_SIDE,
+    POD_SIDE6,
     PROXY,
     SIDE,
     SIDE6,
@@ -22,19 +24,8 @@ from tests.support.traffic import (
     Probe,
 )
 
-pod, pod_with_guest, backend = traffic.pod, traffic.pod_with_guest, traffic.backend
-
-#: -i '*' and IPv6 on: what most pods run with.
-PROFILES = {
-    "istio": ["--profile", "istio", "--ipv6", "on", "-p", "15001", "-u", "1337", "-i", "*"],
-    "strict": ["--profile", "strict", "-p", "15001", "-u", "1337", "-i", "*"],
-}
-
-
-@pytest.fixture(params=PROFILES)
-def profile(request: pytest.FixtureRequest) -> list[str]:
-    """The arguments of istio and of strict, for both families."""
-    return PROFILES[request.param]
+pod, pod_with_guest = traffic.pod, traffic.pod_with_guest
+backend, profile = traffic.backend, traffic.profile
 
 
 def test_default(pod: Pod, backend: str, profile: list[str]) -> None:
@@ -82,8 +73,8 @@ def test_within_the_pod(pod: Pod, backend: str, profile: list[str]) -> None:
 def test_self_call_by_gid(pod: Pod, backend: str) -> None:
     """Strict knows the proxy by its GID on lo as well; Istio's rule for that never matches."""
     call = {Probe(POD, 8080, gid=PROXY): "inbound", Probe(POD6, 8080, gid=PROXY): "inbound"}
-    pod.decide([*PROFILES["strict"], "--backend", backend], call)
-    pod.init(*PROFILES["istio"], "--backend", backend)
+    pod.decide([*traffic.PROFILES["strict"], "--backend", backend], call)
+    pod.init(*traffic.PROFILES["istio"], "--backend", backend)
     pod.check({probe: "direct" for probe in call})
 
 
@@ -136,7 +127,7 @@ def test_inclusions(pod: Pod, backend: str, profile: list[str]) -> None:
             Probe(API, 8443): "outbound",
             Probe(API6, 9000): "outbound",
             Probe(WEB, uid=PROXY, gid=PROXY): "direct",
-            Probe(POD, 8443 + 646): "direct",
+            Probe(POD, 9000): "direct",
         },
     )
 
@@ -194,8 +185,8 @@ def test_excluded_interface(pod: Pod, backend: str, profile: list[str]) -> None:
             Probe(SIDE): "direct",
             Probe(SIDE6): "direct",
             Probe(WEB): "outbound",
-            Probe("10.8.0.1", 8080, start="world"): "direct",
-            Probe("fd08::1", 8080, start="world"): "direct",
+            Probe(POD_SIDE, 8080, start="world"): "direct",
+            Probe(POD_SIDE6, 8080, start="world"): "direct",
             Probe(POD, 8080, start="world"): "inbound",
         },
     )

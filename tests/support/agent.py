@@ -24,6 +24,8 @@ ANY = {4: "0.0.0.0", 6: "::"}
 #: (level, option) of SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST and of IP_TRANSPARENT.
 ORIGINAL = {4: (socket.SOL_IP, 80), 6: (socket.IPPROTO_IPV6, 80)}
 TRANSPARENT = {4: (socket.SOL_IP, 19), 6: (socket.IPPROTO_IPV6, 75)}
+#: (level, option) of IP_PKTINFO and IPV6_RECVPKTINFO.
+PACKET_INFO = {4: (socket.SOL_IP, 8), 6: (socket.IPPROTO_IPV6, 49)}
 #: Source ports are never used twice: nat asks for the first packet of a tuple only.
 FIRST_PORT, LAST_PORT = 20001, 65535
 RESET = struct.pack("ii", 1, 0)
@@ -82,8 +84,13 @@ class Client:
             self.sock = socket.socket(FAMILIES[self.version], kind | socket.SOCK_NONBLOCK)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         target = (probe["to"], probe["port"])
+        if probe["mark"]:
+            # As the proxy does that speaks to the application with the client's own address.
+            self.sock.setsockopt(*TRANSPARENT[self.version], 1)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, probe["mark"])
         try:
-            self.sock.bind((probe["source"] or ANY[self.version], agent.next_port()))
+            port = probe["sport"] or agent.next_port()
+            self.sock.bind((probe["source"] or ANY[self.version], port))
             if udp:
                 self.sock.sendto(probe["token"].encode(), target)
                 agent.watch(self.sock, selectors.EVENT_READ, self.hear_datagram)
@@ -211,7 +218,8 @@ class Agent:
         sock.bind((ANY[version], port))
         me = f"{self.place}:{port}"
         if udp:
-            self.watch(sock, selectors.EVENT_READ, lambda: self.answer_datagram(sock, me))
+            sock.setsockopt(*PACKET_INFO[version], 1)
+            self.watch(sock, selectors.EVENT_READ, lambda: self.answer_datagram(sock, version, me))
             return
         sock.listen(512)
         sock.setblocking(False)
@@ -241,11 +249,17 @@ class Agent:
         self.forget(sock)
         sock.close()
 
-    def answer_datagram(self, sock, me):
+    def answer_datagram(self, sock, version, me):
+        """Answer from the address that was asked, as name servers with several addresses do."""
         with contextlib.suppress(OSError):
-            data, client = sock.recvfrom(4096)
+            data, extra, _, client = sock.recvmsg(4096, 128)
+            ((level, kind, info),) = extra
+            if version == 4:
+                info = struct.pack("I4s4x", 0, info[8:12])
+            else:
+                info = info[:16] + struct.pack("I", 0)
             seen = {"who": me, "client": client[0], "token": data.decode()}
-            sock.sendto(json.dumps(seen).encode(), client)
+            sock.sendmsg([json.dumps(seen).encode()], [(level, kind, info)], 0, client)
 
     def do_probe(self, probes, timeout):
         results = [None] * len(probes)

@@ -36,6 +36,8 @@ from tests.support.namespaces import Namespace, Namespaces
 
 APP, ROOT, PROXY = 1000, 0, 1337
 POD, POD6 = "10.9.0.1", "fd09::1"
+#: The pod's end of eth1.
+POD_SIDE, POD_SIDE6 = "10.8.0.1", "fd08::1"
 #: The world's end of eth0, and of eth1; then addresses that lie behind it.
 NEAR, NEAR6 = "10.9.0.2", "fd09::2"
 SIDE, SIDE6 = "10.8.0.2", "fd08::2"
@@ -45,18 +47,22 @@ FAR, FAR6 = "198.51.100.10", "2001:db8:51::10"
 DNS, DNS6 = "203.0.113.53", "2001:db8:53::53"
 WORLD = (NEAR, NEAR6, SIDE, SIDE6, WEB, WEB6, API, API6, FAR, FAR6, DNS, DNS6)
 GUEST, GUEST6 = "10.7.0.2", "fd07::2"
-HERE = (POD, POD6, "10.8.0.1", "fd08::1", "10.7.0.1", "fd07::1")
 CAPTURE_PORTS = {15001: "outbound", 15006: "inbound", 15053: "dns"}
 WORLD_PORTS = (53, 80, 443, 8080, 8443, 9000, 9050, 9099, 15008)
-APP_PORTS = (80, 8080, 8081, 9000, 9050, 9099)
+APP_PORTS = (53, 80, 8080, 8081, 9000, 9050, 9099)
 PATIENCE = 0.7
+#: -i '*' and IPv6 on: what most pods run with.
+PROFILES = {
+    "istio": ["--profile", "istio", "--ipv6", "on", "-p", "15001", "-u", "1337", "-i", "*"],
+    "strict": ["--profile", "strict", "-p", "15001", "-u", "1337", "-i", "*"],
+}
 BACKENDS = ("nft-compat", "nft", "legacy")
 
 _POD = f"""
 addr add {POD}/24 dev eth0
 addr add {POD6}/64 dev eth0 nodad
-addr add 10.8.0.1/24 dev eth1
-addr add fd08::1/64 dev eth1 nodad
+addr add {POD_SIDE}/24 dev eth1
+addr add {POD_SIDE6}/64 dev eth1 nodad
 route add default via {NEAR}
 route add ::/0 via {NEAR6}
 """
@@ -79,7 +85,11 @@ _tokens = itertools.count(1)
 
 @dataclass(frozen=True)
 class Probe:
-    """One connection; ``start`` is where it begins: pod, world or guest."""
+    """One connection; ``start`` is where it begins: pod, world or guest.
+
+    A ``mark`` makes it the proxy's that bears the client's ``source``; ``sport`` is for
+    those that must have the tuple of another one.
+    """
 
     to: str
     port: int = 80
@@ -88,10 +98,20 @@ class Probe:
     protocol: str = "tcp"
     source: str = ""
     start: str = "pod"
+    mark: int = 0
+    sport: int = 0
 
     def __str__(self) -> str:
         by = f" from {self.source}" if self.source else ""
         return f"{self.start} {self.uid}:{self.gid} {self.protocol} {self.to} {self.port}{by}"
+
+    @property
+    def direct(self) -> str:
+        """Who is addressed, as listeners name themselves."""
+        if self.to.startswith("127.") or self.to == "::1":
+            return f"{self.start}:{self.port}"
+        owner = "world" if self.to in WORLD else "guest" if self.to in (GUEST, GUEST6) else "pod"
+        return f"{owner}:{self.port}"
 
     @property
     def target(self) -> str:
@@ -106,10 +126,7 @@ class Probe:
         said = seen.get("answered_from") if udp else seen["original"]
         if place == "pod" and int(port) in CAPTURE_PORTS and said == self.target:
             return CAPTURE_PORTS[int(port)]
-        owner = "world" if self.to in WORLD else "guest" if self.to in (GUEST, GUEST6) else "pod"
-        if self.to.startswith("127.") or self.to == "::1":
-            owner = self.start
-        if place == owner and int(port) == self.port and (not udp or said == self.target):
+        if who == self.direct and (not udp or said == self.target):
             return "direct"
         return f"{who}, meant for {said}"
 
@@ -151,7 +168,7 @@ class Pod:
     """See the module. ``guest`` says whether there is a virtual machine."""
 
     def __init__(self, namespaces: Namespaces, guest: bool = False) -> None:
-        self.namespace, self.world = namespaces.make(), namespaces.make()
+        self.namespace, self.world = _namespace(namespaces), _namespace(namespaces)
         for link in ("eth0", "eth1"):
             namespaces.connect(self.namespace, self.world, link)
         self.guest: Namespace | None = None
@@ -164,14 +181,14 @@ class Pod:
         if self.guest is not None:
             self.agents["guest"] = AgentProcess(self.guest, "guest")
         everybody = [_listener(port) for port in WORLD_PORTS] + [_listener(53, "udp")]
-        application = [_listener(port, uid=APP) for port in APP_PORTS]
+        application = [_listener(port, uid=APP) for port in APP_PORTS] + [_listener(53, "udp", APP)]
         proxy = [_listener(port, uid=PROXY, transparent=True) for port in (15001, 15006, 15008)]
         proxy += [_listener(15053, protocol, PROXY) for protocol in ("tcp", "udp")]
         for place, listeners in (("pod", application + proxy), ("world", everybody)):
             self.agents[place].ask("listen", listeners=listeners)
 
     def _add_guest(self, namespaces: Namespaces) -> Namespace:
-        guest = namespaces.make()
+        guest = _namespace(namespaces)
         namespaces.connect(self.namespace, guest, "vm0")
         lines = "addr add 10.7.0.1/24 dev vm0\naddr add fd07::1/64 dev vm0 nodad\n"
         self.namespace.run("ip", "-batch", "-", text=lines)
@@ -199,10 +216,10 @@ class Pod:
 
     def check(self, expected: dict[Probe, str]) -> None:
         """Assert the fate of each probe."""
-        seen = self.fates(*expected)
-        told = {str(probe): fate for probe, fate in zip(expected, seen, strict=True)}
-        assert told == {str(probe): fate for probe, fate in expected.items()}
-
+        seen = zip(expected.items(), self.fates(*expected), strict=True)
+        wrong = [f"{probe}: {fate}, not {want}" for (probe, want), fate in seen if fate != want]
+        if wrong:
+            raise AssertionError("\n".join(wrong))
 
     def init(self, *arguments: str, env: dict[str, str] | None = None) -> None:
         """Program the pod."""
@@ -246,6 +263,19 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=PROFILES)
+def profile(request: pytest.FixtureRequest) -> list[str]:
+    """The arguments of istio and of strict, for both families."""
+    return PROFILES[request.param]
+
+
+def _namespace(namespaces: Namespaces) -> Namespace:
+    """A namespace whose link-local addresses are there at once: DAD takes a second."""
+    made = namespaces.make()
+    made.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
+    return made
+
+
 def _listener(
     port: int, protocol: str = "tcp", uid: int = ROOT, transparent: bool = False
 ) -> dict[str, Any]:
@@ -253,6 +283,6 @@ def _listener(
 
 
 def _as_value(probe: Probe) -> dict[str, Any]:
-    names = ("to", "port", "uid", "gid", "protocol", "source")
+    names = ("to", "port", "uid", "gid", "protocol", "source", "mark", "sport")
     value = {name: getattr(probe, name) for name in names}
     return {**value, "token": f"t{next(_tokens)}"}
