@@ -75,7 +75,7 @@ def owned_rules(dump: Ruleset) -> dict[Place, frozenset[int]]:
     if not tagged:
         for family in (Family.IP, Family.IP6):
             _add_untagged(dump, family, found)
-    return {place: frozenset(positions) for place, positions in found.items()}
+    return {place: frozenset(positions) for place, positions in found.items() if positions}
 
 
 def own_part(dump: Ruleset) -> Ruleset:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 #: How long a listener of ours may take for its greeting, once connected, in seconds.
 GREETING = 0.5
-_REFUSED = {errno.ECONNREFUSED, errno.ECONNRESET}
 
 
 class Dial:
@@ -124,9 +123,15 @@ class Dial:
     def _end_by(self, code: int) -> None:
         import os
 
-        self.end = "refused" if code in _REFUSED else "failed"
-        if code == errno.ETIMEDOUT:
-            self.end = "silent"
+        # A datagram that OUTPUT rejects comes back as EPERM (net/ipv6/ip6_output.c, NF_HOOK).
+        eperm = "refused" if self.transport != TCP else "failed"
+        self.end = {
+            errno.ECONNREFUSED: "refused",
+            errno.EPERM: eperm,
+            errno.ETIMEDOUT: "silent",
+            # Taken first and reset then: before that it would have been refused.
+            errno.ECONNRESET: "elsewhere",
+        }.get(code, "failed")
         self.why = os.strerror(code)
 
     def local(self) -> Endpoint:
@@ -172,7 +177,7 @@ def _step(
 
 
 def find_receivers(dials: Sequence[Dial], netns: str | None) -> None:
-    """Fill ``port`` of the dials that ended elsewhere: the port here whose socket holds the other end.
+    """Fill ``port`` of the dials that ended elsewhere, where a socket of ``netns`` answered.
 
     It stays 0 where no socket of the namespace does: then somebody out there answered.
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 
 from meshnet.errors import KernelLacks, MeshnetError, NotPermitted, ToolFailed
 from meshnet.host import rtnetlink
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     #: A family and a transport protocol (TCP or UDP of :mod:`meshnet.model.packet`).
     Shape = tuple[Family, int]
 
+#: What is handed over; other rooms hold it without touching it.
+Socket = socket.socket
 AF = {Family.IP: socket.AF_INET, Family.IP6: socket.AF_INET6}
 #: Descriptors in one message: the kernel takes 253 (include/net/scm.h, SCM_MAX_FD).
 _AT_ONCE = 100
@@ -100,6 +103,7 @@ def open_bare_sockets(
         rtnetlink.raise_loopback()
         for family, number in addresses:
             rtnetlink.add_part(LoopbackAddress(family, number))
+            _await_address(family, number)
         return [_create(shape) for shape in shapes]
 
     return _from_child(make, len(shapes), None)
@@ -112,6 +116,24 @@ def _leave() -> None:
     if libc.unshare(CLONE_NEWNET) and libc.unshare(CLONE_NEWUSER | CLONE_NEWNET):
         why = os.strerror(ctypes.get_errno())
         raise NotPermitted(f"needs CAP_SYS_ADMIN, or user namespaces, to make one: {why}")
+
+
+def _await_address(family: Family, number: int) -> None:
+    """Wait until an address can be used: a worker ends its tentative state, on lo as well.
+
+    At once for IPv4 (``net/ipv6/addrconf.c``, addrconf_dad_start schedules it).
+    """
+    name = socket.inet_ntop(AF[family], _packed(family, number))
+    deadline = time.monotonic() + 2
+    while True:
+        with _create((family, TCP)) as trial:
+            try:
+                trial.bind((name, 0))
+                return
+            except OSError as e:
+                if time.monotonic() > deadline:
+                    raise KernelLacks(f"{name} cannot be used: {e.strerror}") from e
+        time.sleep(0.001)
 
 
 def _become(uid: int | None, gid: int | None) -> None:
@@ -200,13 +222,15 @@ def source_for(family: Family, address: int) -> int | None:
     with _create((family, 17)) as asking:
         try:
             asking.connect((socket.inet_ntop(AF[family], _packed(family, address)), 9))
-            return int.from_bytes(socket.inet_pton(AF[family], asking.getsockname()[0]), "big")
+            source = socket.inet_pton(AF[family], asking.getsockname()[0])
         except OSError:
             return None
+    # A route without any address to send from leaves the unspecified one.
+    return int.from_bytes(source, "big") or None
 
 
 def own_addresses() -> list[tuple[Family, int, str]]:
-    """The addresses of this namespace that are neither loopback nor link-local, with their links."""
+    """The addresses of this namespace, with their links; none of loopback or link-local scope."""
     found = []
     for address in rtnetlink.addresses():
         if not address.is_local_only():

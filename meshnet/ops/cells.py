@@ -20,6 +20,7 @@ from meshnet.model.spec import (
     Profile,
 )
 
+FAMILIES = (Family.IP, Family.IP6)
 NAMES = {Family.IP: "IPv4", Family.IP6: "IPv6"}
 #: 192.0.2.2, 198.51.100.2 and 203.0.113.2; 2001:db8::2 and its neighbours.
 NOBODY = {
@@ -30,7 +31,9 @@ PORT = 1404
 #: No loopback, no multicast, nothing reserved: what a probe may be sent to.
 UNICAST = {
     Family.IP: IntervalSet.of((1 << 24, (127 << 24) - 1), (128 << 24, (224 << 24) - 1)),
-    Family.IP6: IntervalSet.of((0x2000 << 112, (0x4000 << 112) - 1), (0xFC << 120, (0xFE << 120) - 1)),
+    Family.IP6: IntervalSet.of(
+        (0x2000 << 112, (0x4000 << 112) - 1), (0xFC << 120, (0xFE << 120) - 1)
+    ),
 }
 #: Of a list of exclusions so many are dialled; a last row says how many were not.
 MOST = 16
@@ -73,14 +76,16 @@ class Scene:
     """What the target's namespace, this process and its own namespace are like.
 
     ``addresses`` are the target's (family, number, interface). ``uids`` and ``gids`` are
-    those that a child can become, ``own`` this process's. ``peer`` gives for a family the
-    address from which this namespace reaches the target's, or says what is missing.
+    those that a child can become, ``own`` this process's, ``held`` its capabilities. ``peer``
+    gives for a family the address from which this namespace reaches the target's, or says
+    what is missing.
     """
 
     addresses: tuple[tuple[Family, int, str], ...]
     uids: IntervalSet
     gids: IntervalSet
     own: tuple[int, int]
+    held: frozenset[str] = frozenset()
     peer: tuple[tuple[Family, int | str], ...] = ()
 
     def own_values(self, family: Family) -> IntervalSet:
@@ -129,7 +134,9 @@ def plain_user(spec: CaptureSpec, scene: Scene) -> Plain:
     proxies = IntervalSet.of(*spec.uids)
     exempt = [entry.uids for entry in spec.ports_for_uids]
     uid = pick(minus(scene.uids, proxies, *exempt), *PLAIN_IDS)
-    gids = scene.gids if spec.groups is None else scene.gids.intersection(IntervalSet.of(*spec.groups))
+    gids = (
+        scene.gids if spec.groups is None else scene.gids.intersection(IntervalSet.of(*spec.groups))
+    )
     groups = [IntervalSet.of(*spec.groups_excluded)]
     if spec.profile is not Profile.CLASSIC:
         groups.append(IntervalSet.of(*spec.gids))
@@ -159,9 +166,7 @@ def free_addresses(spec: CaptureSpec, scene: Scene, family: Family) -> IntervalS
     return minus(UNICAST[family], *kept, scene.own_values(family))
 
 
-def captured_destination(
-    spec: CaptureSpec, scene: Scene, family: Family
-) -> tuple[int, int] | None:
+def captured_destination(spec: CaptureSpec, scene: Scene, family: Family) -> tuple[int, int] | None:
     """An address and a port that a plain user cannot reach past the proxy; None where all can."""
     free = free_addresses(spec, scene, family)
     dns = IntervalSet.of(DNS_PORT) if names_dns_server(spec) else IntervalSet()
@@ -202,14 +207,20 @@ def plan_outbound(spec: CaptureSpec, scene: Scene, family: Family) -> list[Cell]
 
 
 def _as_uid(cell: Cell, uid: int, what: str, scene: Scene) -> Cell:
-    need = "" if uid in scene.uids else f"needs CAP_SETUID to be uid {uid}"
-    # Whoever is the proxy needs no plain user's uid; the group must not exempt it, if possible.
+    # Whoever is the proxy need not be able to be a plain user: no obstacle comes from there.
+    need = "" if uid in scene.uids else _need(scene, "CAP_SETUID", f"uid {uid}")
     return replace(cell, who=f"{what} {uid}", uid=uid, obstacle=need)
 
 
 def _as_gid(cell: Cell, gid: int, what: str, scene: Scene) -> Cell:
-    need = "" if gid in scene.gids else f"needs CAP_SETGID to be gid {gid}"
+    need = "" if gid in scene.gids else _need(scene, "CAP_SETGID", f"gid {gid}")
     return replace(cell, who=f"{what} {gid}", gid=gid, obstacle=need or cell.obstacle)
+
+
+def _need(scene: Scene, capability: str, who: str) -> str:
+    if capability in scene.held:
+        return f"needs a user namespace that has {who}"
+    return f"needs {capability} to be {who}"
 
 
 def _exclusions(spec: CaptureSpec, scene: Scene, left: Cell) -> list[Cell]:
@@ -277,6 +288,17 @@ def plan_dns(spec: CaptureSpec, scene: Scene, family: Family) -> list[Cell]:
                 family, "dns", f"user {plain.uid}", transport, server, DNS_PORT, expect, by,
                 plain.uid, plain.gid, why, plain.obstacle,
             )  # fmt: skip
-            left = replace(user, expect=Expect.LEFT, by=0, why="")
-            cells += [user, _as_uid(left, spec.uids[0][0], "proxy uid", scene)]
+            cells.append(user)
+            if not _asks_its_own_pod(spec, family, server):
+                left = replace(user, expect=Expect.LEFT, by=0, why="")
+                cells.append(_as_uid(left, spec.uids[0][0], "proxy uid", scene))
     return cells
+
+
+def _asks_its_own_pod(spec: CaptureSpec, family: Family, server: int) -> bool:
+    """Whether Istio's TPROXY marks take the agent's question to a resolver on lo for inbound.
+
+    They do not exempt port 53, as its nat rules do; that is how it is, and no failure.
+    """
+    on_lo = server not in UNICAST[family] and server not in spec.loopback_of(family).values()
+    return spec.profile is Profile.ISTIO and spec.tproxy and on_lo

@@ -13,6 +13,7 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import selectors
 import socket
 import struct
@@ -28,6 +29,8 @@ TRANSPARENT = {4: (socket.SOL_IP, 19), 6: (socket.IPPROTO_IPV6, 75)}
 PACKET_INFO = {4: (socket.SOL_IP, 8), 6: (socket.IPPROTO_IPV6, 49)}
 #: Source ports are never used twice: nat asks for the first packet of a tuple only.
 FIRST_PORT, LAST_PORT = 20001, 65535
+#: A load opens its connections that many seconds apart, whatever becomes of them.
+PACE = 0.002
 RESET = struct.pack("ii", 1, 0)
 OUTCOMES = {
     errno.ECONNREFUSED: "refused",
@@ -151,6 +154,7 @@ class Agent:
         self.clients, self.later, self.heard = set(), [], []
         self.port = FIRST_PORT
         self.load = None
+        self.timers = []
 
     def next_port(self):
         self.port = self.port + 1 if self.port < LAST_PORT else FIRST_PORT
@@ -173,6 +177,8 @@ class Agent:
             for call in calls:
                 call()
             now = time.monotonic()
+            while self.timers and self.timers[0][0] <= now:
+                self.timers.pop(0)[1]()
             for client in [c for c in self.clients if c.deadline <= now]:
                 client.finish({"who": "nobody"})
             for key, _ in self.selector.select(self.patience(now)):
@@ -184,7 +190,7 @@ class Agent:
         """How long to wait for a socket; None for as long as it takes."""
         if self.later:
             return 0
-        ends = [c.deadline for c in self.clients]
+        ends = [c.deadline for c in self.clients] + [end for end, _ in self.timers[:1]]
         return max(0, min(ends) - now) if ends else None
 
     def obey(self):
@@ -198,9 +204,9 @@ class Agent:
         sys.stdout.write(json.dumps(value) + "\n")
         sys.stdout.flush()
 
-    def do_listen(self, listeners):
+    def do_listen(self, listeners, versions=(4, 6)):
         for one in listeners:
-            for version in (4, 6):
+            for version in versions:
                 self.listen(version, **one)
         self.answer("listening")
 
@@ -242,7 +248,7 @@ class Agent:
 
     def reply(self, sock, seen):
         with contextlib.suppress(OSError):
-            token = sock.recv(4096).decode().strip()
+            token = sock.recv(4096).decode().partition("\n")[0]
             if token:
                 self.heard.append(token)
             sock.send(json.dumps({**seen, "token": token}).encode() + b"\n")
@@ -277,28 +283,29 @@ class Agent:
         self.answer(self.heard)
 
     def do_load(self, probes, timeout):
-        """Open connections, one after the other for each of ``probes``, until do_rest."""
+        """Open a connection every PACE for each of ``probes``, until do_rest."""
         self.load = {}
-
-        def again(probe):
-            if self.load is not None:
-                end = time.monotonic() + timeout
-                self.clients.add(Client(self, probe, end, lambda a: count(probe, a)))
-
-        def count(probe, answer):
-            if self.load is not None:
-                key = f"{probe['token']} {answer['who']}"
-                self.load[key] = self.load.get(key, 0) + 1
-            self.soon(lambda: again(probe))
-
         for probe in probes:
-            again(probe)
+            self.load_on(probe, timeout)
         self.answer("loading")
+
+    def load_on(self, probe, timeout):
+        def count(answer):
+            if self.load is not None:
+                kept = {name: answer[name] for name in ("who", "original") if name in answer}
+                key = json.dumps({**kept, "asked": probe["token"]})
+                self.load[key] = self.load.get(key, 0) + 1
+
+        if self.load is not None:
+            now = time.monotonic()
+            self.timers.append((now + PACE, lambda: self.load_on(probe, timeout)))
+            self.clients.add(Client(self, probe, now + timeout, count))
 
     def do_rest(self):
         counts, self.load = self.load, None
-        self.answer(counts)
+        self.answer([(json.loads(key), count) for key, count in counts.items()])
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16384, 16384))
     Agent(sys.argv[1]).run()

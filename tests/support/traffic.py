@@ -25,7 +25,9 @@ import json
 import select
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,9 +167,17 @@ class AgentProcess:
 
 
 class Pod:
-    """See the module. ``guest`` says whether there is a virtual machine."""
+    """See the module. ``guest`` says whether there is a virtual machine.
 
-    def __init__(self, namespaces: Namespaces, guest: bool = False) -> None:
+    ``proxy_on`` are the IP versions that the proxy listens on.
+    """
+
+    def __init__(
+        self,
+        namespaces: Namespaces,
+        guest: bool = False,
+        proxy_on: tuple[int, ...] = (4, 6),
+    ) -> None:
         self.namespace, self.world = _namespace(namespaces), _namespace(namespaces)
         for link in ("eth0", "eth1"):
             namespaces.connect(self.namespace, self.world, link)
@@ -180,12 +190,9 @@ class Pod:
         self.agents["world"] = AgentProcess(self.world, "world")
         if self.guest is not None:
             self.agents["guest"] = AgentProcess(self.guest, "guest")
-        everybody = [_listener(port) for port in WORLD_PORTS] + [_listener(53, "udp")]
-        application = [_listener(port, uid=APP) for port in APP_PORTS] + [_listener(53, "udp", APP)]
-        proxy = [_listener(port, uid=PROXY, transparent=True) for port in (15001, 15006, 15008)]
-        proxy += [_listener(15053, protocol, PROXY) for protocol in ("tcp", "udp")]
-        for place, listeners in (("pod", application + proxy), ("world", everybody)):
-            self.agents[place].ask("listen", listeners=listeners)
+        self.agents["world"].ask("listen", listeners=_everybody())
+        self.agents["pod"].ask("listen", listeners=_application())
+        self.agents["pod"].ask("listen", listeners=_proxy(), versions=proxy_on)
 
     def _add_guest(self, namespaces: Namespaces) -> Namespace:
         guest = _namespace(namespaces)
@@ -220,6 +227,20 @@ class Pod:
         wrong = [f"{probe}: {fate}, not {want}" for (probe, want), fate in seen if fate != want]
         if wrong:
             raise AssertionError("\n".join(wrong))
+
+    @contextmanager
+    def load(self, *probes: Probe) -> Iterator[Counter[tuple[Probe, str]]]:
+        """Repeat the probes while the block runs; how many met which fate, filled in after it."""
+        seen: Counter[tuple[Probe, str]] = Counter()
+        loaded = dict.fromkeys(probe.start for probe in probes)
+        for place in loaded:
+            mine = [_as_value(p, f"{n}") for n, p in enumerate(probes) if p.start == place]
+            self.agents[place].ask("load", probes=mine, timeout=3)
+        yield seen
+        for place in loaded:
+            for told, count in self.agents[place].ask("rest"):
+                probe = probes[int(told["asked"])]
+                seen[probe, probe.fate(told)] += count
 
     def init(self, *arguments: str, env: dict[str, str] | None = None) -> None:
         """Program the pod."""
@@ -276,13 +297,26 @@ def _namespace(namespaces: Namespaces) -> Namespace:
     return made
 
 
+def _everybody() -> list[dict[str, Any]]:
+    return [_listener(port) for port in WORLD_PORTS] + [_listener(53, "udp")]
+
+
+def _application() -> list[dict[str, Any]]:
+    return [_listener(port, uid=APP) for port in APP_PORTS] + [_listener(53, "udp", APP)]
+
+
+def _proxy() -> list[dict[str, Any]]:
+    tcp = [_listener(port, uid=PROXY, transparent=True) for port in (15001, 15006, 15008)]
+    return tcp + [_listener(15053, protocol, PROXY) for protocol in ("tcp", "udp")]
+
+
 def _listener(
     port: int, protocol: str = "tcp", uid: int = ROOT, transparent: bool = False
 ) -> dict[str, Any]:
     return {"port": port, "protocol": protocol, "uid": uid, "gid": uid, "transparent": transparent}
 
 
-def _as_value(probe: Probe) -> dict[str, Any]:
+def _as_value(probe: Probe, token: str = "") -> dict[str, Any]:
     names = ("to", "port", "uid", "gid", "protocol", "source", "mark", "sport")
     value = {name: getattr(probe, name) for name in names}
-    return {**value, "token": f"t{next(_tokens)}"}
+    return {**value, "token": token or f"t{next(_tokens)}"}
