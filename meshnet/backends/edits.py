@@ -75,7 +75,10 @@ def commit_order(wanted: Ruleset, family: Family) -> tuple[str, ...]:
     Zones before the redirects that need them; a table that takes over before the one
     that gives up: mangle before nat where TPROXY takes inbound connections, after it
     where REDIRECT does; refusals before nat lets go of IPv6, and gone after nat has it.
+    When all goes, mangle goes first: nat's chains tell which of its rules are ours.
     """
+    if not wanted.of(family).tables:
+        return ("mangle", "nat", "filter", "raw")
     mangle = wanted.table(family, "mangle")
     tproxy = mangle is not None and any(
         rule.target is not None and rule.target.kind is Kind.TPROXY

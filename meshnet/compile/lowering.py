@@ -75,8 +75,22 @@ def _chain_kind(table: str, hook: str) -> str:
     return "route" if table == "mangle" and hook == "output" else "filter"
 
 
+def _says_nothing(match: Match, family: Family | None = None) -> bool:
+    """Whether every packet that has the field passes: the kernel's dump leaves that out.
+
+    Addresses of both families are asked about only where the ``family`` is known.
+    """
+    bits = match.field.bits
+    if match.field in (Field.SRC, Field.DST):
+        bits = {None: 0, Family.IP: 32}.get(family, 128)
+    elif match.field not in (Field.SPORT, Field.DPORT):
+        return False
+    whole = IntervalSet.of((0, (1 << bits) - 1))
+    return bits > 0 and not match.negated and match.values == whole
+
+
 def _nft_rule(rule: Rule) -> Rule:
-    matches = tuple(replace(m, absent=False) for m in rule.matches)
+    matches = tuple(replace(m, absent=False) for m in rule.matches if not _says_nothing(m))
     return replace(rule, matches=matches, target=_renamed(rule.target))
 
 
@@ -105,7 +119,8 @@ def _iptables_table(draft: Draft, table: str, family: Family) -> Table:
 def _iptables_rules(rule: Rule, family: Family) -> list[Rule]:
     """One rule, or several where iptables has no set: their matches are disjoint, so one acts."""
     variants: list[list[Match]] = [[]]
-    for match in sorted(rule.matches, key=lambda m: _ORDER.index(m.field)):
+    speaking = [m for m in rule.matches if not _says_nothing(m, family)]
+    for match in sorted(speaking, key=lambda m: _ORDER.index(m.field)):
         parts = _iptables_matches(match, family)
         variants = [[*head, part] for head in variants for part in parts]
     return [replace(rule, matches=tuple(v), family=None) for v in variants]

@@ -17,9 +17,9 @@ from meshnet.model.frozen import replace
 from meshnet.model.intervals import IntervalSet
 from meshnet.model.match import Match
 from meshnet.model.packet import Family, Field
-from meshnet.model.rule import RETURN, Kind, Rule
+from meshnet.model.rule import RETURN, Kind, Rule, Target
 from meshnet.model.ruleset import Chain, Ruleset, Table
-from meshnet.model.spec import CaptureSpec, Form, Inbound, IPv6
+from meshnet.model.spec import OUTBOUND_MARK, CaptureSpec, Form, Inbound, IPv6
 
 OWN_CHAINS = frozenset(
     f"ISTIO_{name}"
@@ -55,6 +55,7 @@ OWN_TABLES = frozenset(
     for table in ("nat", "mangle", "raw", "filter")
 )
 COMMENT = "meshnet:"
+_OUTBOUND = Target(Kind.MARK, mark=OUTBOUND_MARK)
 
 Place = tuple[Family, str, str]
 
@@ -131,12 +132,14 @@ def _expected(dump: Ruleset, family: Family) -> list[tuple[str, str, list[Rule],
     shapes: list[tuple[str, str, list[Rule], bool]] = []
     nat = dump.table(family, "nat")
     mangle = dump.table(family, "mangle")
-    if nat is None or nat.chain("ISTIO_OUTPUT") is None:
-        return shapes
-    spec = decompile_tproxy(nat, mangle)
+    # Either table may be gone already: a removal was killed between two commits.
+    tables = ["nat"] if nat is not None and nat.chain("ISTIO_OUTPUT") is not None else []
+    spec = decompile_tproxy(nat or Table(family, "nat"), mangle)
     if spec is not None:
         shapes += _mark_shapes(spec, family)
-    tables = ["nat", "mangle"] if spec is not None else ["nat"]
+        tables.append("mangle")
+    if not tables:
+        return shapes
     skipped = _excluded_interfaces([dump.table(family, t) for t in tables])
     for table in tables:
         shapes.append((table, "PREROUTING", [_by(Field.IIF, n) for n in skipped], False))
@@ -181,6 +184,8 @@ def decompile_tproxy(nat: Table, mangle: Table | None) -> CaptureSpec | None:
         and rule.target.kind is Kind.JUMP
         and rule.target.chain == "ISTIO_IN_REDIRECT"
     ]
+    marked = [r for r in _rules_of(mangle, "OUTPUT") if r.target == _OUTBOUND]
+    calls = calls or marked
     spec = CaptureSpec(
         uids=_owners(calls, Field.UID),
         gids=_owners(calls, Field.GID),
@@ -193,6 +198,11 @@ def decompile_tproxy(nat: Table, mangle: Table | None) -> CaptureSpec | None:
         cidr = cidr_of_span(Family.IP, *away[0].spans[0])
         spec = replace(spec, loopback=cidr or spec.loopback)
     return spec
+
+
+def _rules_of(table: Table | None, name: str) -> tuple[Rule, ...]:
+    chain = table.chain(name) if table else None
+    return chain.rules if chain else ()
 
 
 def _owners(rules: list[Rule], field: Field) -> tuple[tuple[int, int], ...]:

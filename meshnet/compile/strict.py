@@ -12,7 +12,7 @@ from meshnet.compile import strict_dns, strict_inbound
 from meshnet.compile.draft import Draft, one_of
 from meshnet.model.address import read_address
 from meshnet.model.intervals import IntervalSet
-from meshnet.model.match import Match, ctstate, dport, iif, oif, proto
+from meshnet.model.match import Match, ctstate, dport, iif, mark, oif, proto
 from meshnet.model.packet import Family, Field
 from meshnet.model.rule import DROP, RESET, RETURN, jump, redirect
 from meshnet.model.spec import DNS_PORT, PASSTHROUGH, CaptureSpec, Form, IPv6
@@ -188,6 +188,17 @@ def _skip_outbound(d: Draft, spec: CaptureSpec, table: str, families: list[Famil
 
 
 def _bypass_proxy(d: Draft, spec: CaptureSpec, table: str, families: list[Family]) -> None:
+    if table == "nat" and spec.tproxy:
+        d.add(
+            table,
+            "MESHNET_OUTPUT",
+            "out.marked",
+            [oif("lo"), proto("tcp"), mark(spec.tproxy_mark)],
+            RETURN,
+            family=one_of(families),
+            why="the proxy handing a connection to the application with the client's address",
+            setting="inbound.mode",
+        )
     owners = [
         Match(field, IntervalSet.of(*spans))
         for field, spans in ((Field.UID, spec.uids), (Field.GID, spec.gids))

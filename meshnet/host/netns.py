@@ -61,6 +61,8 @@ def _open_netns(path: str) -> int:
 
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as e:
+        raise MeshnetError(f"there is no network namespace at {printable(path)}") from e
     except PermissionError as e:
         raise NotPermitted(
             f"cannot open the network namespace {printable(path)}: {e.strerror}"

@@ -22,7 +22,7 @@ class LoopbackAddress:
 
         text = show_address(self.family, self.address)
         bits = 32 if self.family is Family.IP else 128
-        return f"ip address add {text}/{bits} dev lo proto {PROTOCOL}"
+        return f"ip address add {text}/{bits} dev lo"
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,31 @@ def test_virtual_exclusions(pod_with_guest: Pod, backend: str) -> None:
     pod_with_guest.check({**dict.fromkeys(probes, "outbound"), **kept})
 
 
+def test_virtual_interface_with_tproxy(pod_with_guest: Pod, backend: str) -> None:
+    """A virtual machine's TCP counts as outbound where inbound capture is TPROXY, too."""
+    pod_with_guest.decide(
+        [*STRICT, "-m", "TPROXY", "-b", "*", "-k", "vm0", "--backend", backend],
+        {
+            Probe(WEB, start="guest"): "outbound",
+            Probe(WEB6, start="guest"): "outbound",
+            Probe(POD, 8080, start="world"): "inbound",
+        },
+    )
+
+
+def test_virtual_interface_and_ipv6_refused(pod_with_guest: Pod, backend: str) -> None:
+    """What capture would take of a virtual machine's IPv6 is refused, not forwarded."""
+    refused = ["-b", "*", "-k", "vm0", "-o", "443", "--ipv6", "drop", "--backend", backend]
+    pod_with_guest.decide(
+        [*STRICT, *refused],
+        {
+            Probe(WEB6, start="guest"): "refused",
+            Probe(WEB6, 443, start="guest"): "direct",
+            Probe(WEB, start="guest"): "outbound",
+        },
+    )
+
+
 def test_ipv6_refused(pod: Pod, backend: str) -> None:
     """--ipv6 drop refuses what capture would take, and that alone."""
     arguments = ["-b", "*", "-d", "8081", "-o", "443", "-x", f"{API6}/128", "--ipv6", "drop"]
