@@ -19,7 +19,7 @@ test: .venv/.with-test ## run all tests that this machine can, say what was left
 	@scripts/test $(ARGS)
 
 bench: .venv/.with-lab ## measure speed; CHECK=1 fails beyond the stated ratios (root)
-	@.venv/bin/python scripts/bench.py $(if $(CHECK),--check)
+	@scripts/bench $(if $(CHECK),--check)
 
 lint: .venv/.with-lint ## ruff, ruff format, mypy --strict
 	@scripts/lint

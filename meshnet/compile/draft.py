@@ -9,7 +9,7 @@ from meshnet.model.rule import Rule, Target
 #: The tables in the order in which packets meet them.
 TABLES = ("raw", "mangle", "nat", "filter")
 #: hook name by built-in chain.
-HOOKS = {"PREROUTING": "prerouting", "INPUT": "input", "OUTPUT": "output"}
+HOOKS = {"PREROUTING": "prerouting", "INPUT": "input", "FORWARD": "forward", "OUTPUT": "output"}
 
 
 class Draft:

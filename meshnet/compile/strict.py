@@ -32,6 +32,8 @@ def draft(spec: CaptureSpec, form: Form) -> Draft:
         strict_dns.add_zones(d, spec, captured)
     _add_captures(d, spec, captured)
     _add_outbound(d, spec, "nat", captured)
+    if spec.virtual_interfaces:
+        _add_virtual(d, spec, "nat", captured)
     strict_inbound.add_inbound(d, spec, captured)
     if refused:
         _add_refusals(d, spec)
@@ -92,6 +94,8 @@ def _add_refusals(d: Draft, spec: CaptureSpec) -> None:
             setting="ipv6",
         )
     _add_outbound(d, spec, "filter", [Family.IP6])
+    if spec.virtual_interfaces:
+        _add_virtual(d, spec, "filter", [Family.IP6])
     strict_inbound.add_refusals(d, spec)
 
 
@@ -308,23 +312,27 @@ def _capture_destinations(
             )
 
 
-def add_virtual(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
+def _add_virtual(d: Draft, spec: CaptureSpec, table: str, families: list[Family]) -> None:
     """Traffic of virtual interfaces counts as outbound: same exclusions, same inclusions."""
     chain, one = "MESHNET_VIRTUAL", one_of(families)
-    d.add(
-        "nat",
-        "PREROUTING",
-        "virt.jump",
-        [iif(*spec.virtual_interfaces)],
-        jump(chain),
-        family=one,
-        head=True,
-        why="traffic of virtual machines counts as outbound",
-        setting="interfaces.virtual",
-    )
+    # What capture takes at PREROUTING goes on to the pod, or through it.
+    hooks = ("PREROUTING",) if table == "nat" else ("INPUT", "FORWARD")
+    new = [] if table == "nat" else [ctstate("new")]
+    for hook in hooks:
+        d.add(
+            table,
+            hook,
+            "virt.jump",
+            [iif(*spec.virtual_interfaces), *new],
+            jump(chain),
+            family=one,
+            head=True,
+            why="traffic of virtual machines counts as outbound",
+            setting="interfaces.virtual",
+        )
     if spec.out_ports_excluded:
         d.add(
-            "nat",
+            table,
             chain,
             "virt.exclude-port",
             [proto("tcp"), Match(Field.DPORT, spec.out_ports_excluded.values())],
@@ -338,7 +346,7 @@ def add_virtual(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
         if kept:
             to = Match(Field.DST, IntervalSet.union(c.values() for c in kept))
             d.add(
-                "nat",
+                table,
                 chain,
                 "virt.exclude-cidr",
                 [to],
@@ -347,4 +355,4 @@ def add_virtual(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
                 why="these addresses are left alone",
                 setting="outbound.exclude_cidrs",
             )
-    _capture_destinations(d, spec, "nat", families, chain, [])
+    _capture_destinations(d, spec, table, families, chain, [])

@@ -14,11 +14,7 @@ _CHAIN = "MESHNET_INBOUND"
 
 
 def add_inbound(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
-    """The virtual interfaces' chain, then inbound capture by REDIRECT or TPROXY."""
-    if spec.virtual_interfaces:
-        from meshnet.compile.strict import add_virtual
-
-        add_virtual(d, spec, families)
+    """Inbound capture by REDIRECT or TPROXY; nothing where no port is asked for."""
     if not spec.in_ports:
         return
     if spec.tproxy:

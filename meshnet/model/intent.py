@@ -106,11 +106,11 @@ def _profile(settings: Mapping[str, Value]) -> Profile:
     value = settings.get("profile", Value("auto", "--profile"))
     name = read_choice(value, "auto", "classic", "istio", "strict")
     traffic = set(settings) - {"profile"}
-    if name == "auto":
-        return Profile.CLASSIC if traffic == CLASSIC_SETTINGS else Profile.ISTIO
     strict_only = traffic & {"exclude-ports-for-uids", "exclude-sources"}
     if name != "strict" and strict_only:
         raise UsageError(f"{settings[sorted(strict_only)[0]].origin} needs --profile strict")
+    if name == "auto":
+        return Profile.CLASSIC if traffic == CLASSIC_SETTINGS else Profile.ISTIO
     if name == "classic":
         for key in sorted(traffic - CLASSIC_SETTINGS - {"ipv6", "dual-stack"}):
             raise UsageError(

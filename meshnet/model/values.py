@@ -17,7 +17,16 @@ LAST_ID = 0xFFFFFFFE
 LAST_PORT = 65535
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "\u00b5s": 1e-6,
+    "\u03bcs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
 #: What the kernel refuses in a name (net/core/dev.c, dev_valid_name), and what rule
 #: languages read as something else than itself.
 _NOT_IN_NAMES = set("/:\"'\\!*$`;{}#")
@@ -33,7 +42,7 @@ class Value:
     def refuse(self, why: str, allowed: str, part: str | None = None) -> UsageError:
         """The error that says so."""
         shown = printable(self.text if part is None else part)
-        return UsageError(f"{self.origin}: {shown!r} {why}", allowed)
+        return UsageError(f"{self.origin}: '{shown}' {why}", allowed)
 
     def entries(self) -> list[str]:
         """The entries of a list, blanks around them and empty ones dropped."""

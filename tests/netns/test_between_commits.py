@@ -9,25 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import cycle
 
 import pytest
 
 from tests.support import traffic
 from tests.support.namespaces import meshnet_init
-from tests.support.traffic import (
-    API,
-    BACKENDS,
-    DNS,
-    DNS6,
-    POD,
-    POD6,
-    PROXY,
-    WEB,
-    WEB6,
-    Pod,
-    Probe,
-)
+from tests.support.probe import API, DNS, DNS6, POD, POD6, PROXY, WEB, WEB6, Probe
+from tests.support.traffic import BACKENDS, Pod
 
 pod, backend = traffic.pod, traffic.backend
 
@@ -164,12 +153,14 @@ def test_load_sees_escapes(pod: Pod, backend: str) -> None:
 
 
 @pytest.mark.parametrize("path", [BACKENDS, BACKENDS[::-1]])
-def test_migration_under_load(pod: Pod, path: tuple[str, ...]) -> None:
-    """From each backend to each other one: no connection goes direct meanwhile."""
-    pod.init(*STRICT, "--backend", path[0])
+@pytest.mark.parametrize("specs", [[STRICT], [[*STRICT, *TPROXY], ISTIO]], ids=["same", "changed"])
+def test_migration_under_load(pod: Pod, path: tuple[str, ...], specs: list[list[str]]) -> None:
+    """From each backend to each other one, changed or not: no connection goes direct meanwhile."""
+    turns = cycle(specs)
+    pod.init(*next(turns), "--backend", path[0])
     with pod.load(*LOAD) as seen:
-        for _, to in pairwise([*path, path[0]]):
-            pod.init(*STRICT, "--backend", to, "--migrate")
+        for to in (*path[1:], path[0]):
+            pod.init(*next(turns), "--backend", to, "--migrate")
     assert_captured(seen)
 
 

@@ -11,11 +11,9 @@ import pytest
 
 from tests.support import traffic
 from tests.support.namespaces import Namespaces
-from tests.support.strays import orphaned_data, stray_icmp, stray_tcp
-from tests.support.traffic import (
+from tests.support.probe import (
     API,
     API6,
-    BACKENDS,
     DNS,
     DNS6,
     FAR,
@@ -27,9 +25,10 @@ from tests.support.traffic import (
     SIDE6,
     WEB,
     WEB6,
-    Pod,
     Probe,
 )
+from tests.support.strays import orphaned_data, stray_icmp, stray_tcp
+from tests.support.traffic import BACKENDS, Pod
 
 PROXY_IDS = {"uid": PROXY, "gid": PROXY}
 PROBES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support import traffic
-from tests.support.traffic import (
+from tests.support.probe import (
     API,
     API6,
     FAR,
@@ -20,9 +20,9 @@ from tests.support.traffic import (
     SIDE6,
     WEB,
     WEB6,
-    Pod,
     Probe,
 )
+from tests.support.traffic import Pod
 
 pod, pod_with_guest = traffic.pod, traffic.pod_with_guest
 backend, profile = traffic.backend, traffic.profile
@@ -75,7 +75,7 @@ def test_self_call_by_gid(pod: Pod, backend: str) -> None:
     call = {Probe(POD, 8080, gid=PROXY): "inbound", Probe(POD6, 8080, gid=PROXY): "inbound"}
     pod.decide([*traffic.PROFILES["strict"], "--backend", backend], call)
     pod.init(*traffic.PROFILES["istio"], "--backend", backend)
-    pod.check({probe: "direct" for probe in call})
+    pod.check(dict.fromkeys(call, "direct"))
 
 
 def test_classic(pod: Pod, backend: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.support import traffic
-from tests.support.traffic import DNS, DNS6, POD, PROXY, WEB, WEB6, Pod, Probe
+from tests.support.probe import DNS, DNS6, POD, PROXY, WEB, WEB6, Probe
+from tests.support.traffic import Pod
 
 pod, backend, profile = traffic.pod, traffic.backend, traffic.profile
 

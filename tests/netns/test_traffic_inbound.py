@@ -5,19 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support import traffic
-from tests.support.traffic import (
-    FAR,
-    FAR6,
-    NEAR,
-    NEAR6,
-    POD,
-    POD6,
-    PROXY,
-    WEB,
-    WEB6,
-    Pod,
-    Probe,
-)
+from tests.support.probe import FAR, FAR6, NEAR, NEAR6, POD, POD6, PROXY, WEB, WEB6, Probe
+from tests.support.traffic import PATIENCE, SHORT, Pod
 
 pod, backend, profile = traffic.pod, traffic.backend, traffic.profile
 
@@ -120,9 +109,10 @@ def test_client_address_kept(pod: Pod, backend: str, profile: list[str], uid: in
     the same for a self-call, which comes back to the proxy. Strict takes it of neither.
     """
     probes = [as_client(POD, FAR, uid), as_client(POD6, FAR6, uid), as_client("::1", FAR6, uid)]
-    assert set(pod.fates(*probes)) == {"nobody"}
+    assert set(pod.fates(*probes, patience=SHORT)) == {"nobody"}
     pod.init(*profile, "-m", "TPROXY", "-b", "*", "--backend", backend)
-    seen = [(one["who"], one.get("client")) for one in pod.look(*probes)]
+    patience = SHORT if "istio" in profile and uid == PROXY else PATIENCE
+    seen = [(one["who"], one.get("client")) for one in pod.look(*probes, patience=patience)]
     if "istio" in profile and uid == PROXY:
         # 127.0.0.1 cannot answer a foreign address, ::1 can.
         assert seen == [("nobody", None), ("pod:15006", FAR6), ("pod:8080", FAR6)]

@@ -117,6 +117,4 @@ TABLE: tuple[Bad, ...] = (
     *_each("exclude-sources", ("10.0.0.0/8",), "strict"),
     *_each("exclude-ports-for-uids", ("80", "80:", ":5", "80:root", "x:5", "80:9-5"), "", *STRICT),
     *_each("exclude-ports-for-uids", ("80:5",), "strict"),
-    *_each("istio-inbound-ports", ("80",), "-p and -u", "--profile", "classic"),
-    *_each("drop-invalid", ("true",), "-p and -u", "--profile", "classic"),
 )

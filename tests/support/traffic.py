@@ -4,18 +4,7 @@
                              │ eth1 ── eth1 │
 
 In the pod listen a proxy (15001, 15006, 15008, 15053) and an application; in the world
-anybody. A probe is one connection, or one DNS question; its fate is one word:
-
-=========== ====================================================================
-outbound    the proxy's outbound port got it, and knows where it was meant to go
-inbound     the proxy's inbound port got it, likewise
-dns         the proxy's DNS port got it; an answer came from the address asked
-direct      whoever it was addressed to got it
-refused     a reset came at once
-nobody      nothing came in time
-=========== ====================================================================
-
-Everything else is told as what was seen, and so equals none of these.
+anybody. What is sent to whom is a :class:`tests.support.probe.Probe`.
 """
 
 from __future__ import annotations
@@ -28,31 +17,34 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.namespaces import Namespace, Namespaces
+from tests.support.probe import (
+    APP,
+    APP_PORTS,
+    GUEST,
+    GUEST6,
+    NEAR,
+    NEAR6,
+    POD,
+    POD6,
+    POD_SIDE,
+    POD_SIDE6,
+    PROXY,
+    ROOT,
+    SIDE,
+    SIDE6,
+    WORLD,
+    WORLD_PORTS,
+    Probe,
+)
 
-APP, ROOT, PROXY = 1000, 0, 1337
-POD, POD6 = "10.9.0.1", "fd09::1"
-#: The pod's end of eth1.
-POD_SIDE, POD_SIDE6 = "10.8.0.1", "fd08::1"
-#: The world's end of eth0, and of eth1; then addresses that lie behind it.
-NEAR, NEAR6 = "10.9.0.2", "fd09::2"
-SIDE, SIDE6 = "10.8.0.2", "fd08::2"
-WEB, WEB6 = "192.0.2.10", "2001:db8:2::10"
-API, API6 = "192.0.2.20", "2001:db8:2::20"
-FAR, FAR6 = "198.51.100.10", "2001:db8:51::10"
-DNS, DNS6 = "203.0.113.53", "2001:db8:53::53"
-WORLD = (NEAR, NEAR6, SIDE, SIDE6, WEB, WEB6, API, API6, FAR, FAR6, DNS, DNS6)
-GUEST, GUEST6 = "10.7.0.2", "fd07::2"
-CAPTURE_PORTS = {15001: "outbound", 15006: "inbound", 15053: "dns"}
-WORLD_PORTS = (53, 80, 443, 8080, 8443, 9000, 9050, 9099, 15008)
-APP_PORTS = (53, 80, 8080, 8081, 9000, 9050, 9099)
-PATIENCE = 0.7
+#: In seconds. A busy machine may be slow to answer; who expects nobody need not wait as long.
+PATIENCE, SHORT = 4.0, 0.7
 #: -i '*' and IPv6 on: what most pods run with.
 PROFILES = {
     "istio": ["--profile", "istio", "--ipv6", "on", "-p", "15001", "-u", "1337", "-i", "*"],
@@ -83,54 +75,6 @@ route add default via 10.7.0.1
 route add ::/0 via fd07::1
 """
 _tokens = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One connection; ``start`` is where it begins: pod, world or guest.
-
-    A ``mark`` makes it the proxy's that bears the client's ``source``; ``sport`` is for
-    those that must have the tuple of another one.
-    """
-
-    to: str
-    port: int = 80
-    uid: int = APP
-    gid: int = APP
-    protocol: str = "tcp"
-    source: str = ""
-    start: str = "pod"
-    mark: int = 0
-    sport: int = 0
-
-    def __str__(self) -> str:
-        by = f" from {self.source}" if self.source else ""
-        return f"{self.start} {self.uid}:{self.gid} {self.protocol} {self.to} {self.port}{by}"
-
-    @property
-    def direct(self) -> str:
-        """Who is addressed, as listeners name themselves."""
-        if self.to.startswith("127.") or self.to == "::1":
-            return f"{self.start}:{self.port}"
-        owner = "world" if self.to in WORLD else "guest" if self.to in (GUEST, GUEST6) else "pod"
-        return f"{owner}:{self.port}"
-
-    @property
-    def target(self) -> str:
-        return f"[{self.to}]:{self.port}" if ":" in self.to else f"{self.to}:{self.port}"
-
-    def fate(self, seen: dict[str, str]) -> str:
-        """One word of the module's table, or all that was seen."""
-        who, udp = seen["who"], self.protocol == "udp"
-        if ":" not in who:
-            return who
-        place, port = who.split(":")
-        said = seen.get("answered_from") if udp else seen["original"]
-        if place == "pod" and int(port) in CAPTURE_PORTS and said == self.target:
-            return CAPTURE_PORTS[int(port)]
-        if who == self.direct and (not udp or said == self.target):
-            return "direct"
-        return f"{who}, meant for {said}"
 
 
 class AgentProcess:
@@ -208,18 +152,19 @@ class Pod:
         for agent in self.agents.values():
             agent.end()
 
-    def look(self, *probes: Probe) -> list[dict[str, str]]:
+    def look(self, *probes: Probe, patience: float = PATIENCE) -> list[dict[str, str]]:
         """What became of each probe, in their order; all of one place run at once."""
         places = list(dict.fromkeys(probe.start for probe in probes))
         told: dict[str, Any] = {}
         for place in places:
             mine = [_as_value(probe) for probe in probes if probe.start == place]
-            told[place] = iter(self.agents[place].ask("probe", probes=mine, timeout=PATIENCE))
+            told[place] = iter(self.agents[place].ask("probe", probes=mine, timeout=patience))
         return [next(told[probe.start]) for probe in probes]
 
-    def fates(self, *probes: Probe) -> list[str]:
+    def fates(self, *probes: Probe, patience: float = PATIENCE) -> list[str]:
         """The fate of each probe."""
-        return [p.fate(seen) for p, seen in zip(probes, self.look(*probes), strict=True)]
+        looks = self.look(*probes, patience=patience)
+        return [probe.fate(seen) for probe, seen in zip(probes, looks, strict=True)]
 
     def check(self, expected: dict[Probe, str]) -> None:
         """Assert the fate of each probe."""
@@ -235,7 +180,7 @@ class Pod:
         loaded = dict.fromkeys(probe.start for probe in probes)
         for place in loaded:
             mine = [_as_value(p, f"{n}") for n, p in enumerate(probes) if p.start == place]
-            self.agents[place].ask("load", probes=mine, timeout=3)
+            self.agents[place].ask("load", probes=mine, timeout=PATIENCE)
         yield seen
         for place in loaded:
             for told, count in self.agents[place].ask("rest"):
@@ -254,7 +199,7 @@ class Pod:
         Without the rules every one of them goes direct: that is the proof that capture
         is what is seen afterwards.
         """
-        self.check({probe: "direct" for probe in expected})
+        self.check(dict.fromkeys(expected, "direct"))
         self.init(*arguments, env=env)
         self.check(expected)
 
