@@ -6,7 +6,7 @@ from meshnet.backends.base import Plan, Step
 from meshnet.compile.ownership import OWN_TABLES
 from meshnet.dialects.nft_text import print_deletion, print_table
 from meshnet.errors import KernelLacks, NotPermitted, ToolFailed, printable
-from meshnet.host.nfnetlink import table_names
+from meshnet.host.nfnetlink import missing, table_names
 from meshnet.host.process import Finished, find_tool, run_tool
 from meshnet.model.packet import Family
 from meshnet.model.ruleset import Ruleset, Table, same_chain
@@ -21,7 +21,7 @@ class Nft:
 
     def probe(self) -> str:
         """Why it cannot work here; "" where it can."""
-        return "" if find_tool("nft") else "the program nft is not installed"
+        return missing() if find_tool("nft") else "the program nft is not installed"
 
     def read(self) -> Ruleset:
         """Our tables, and no others; without any it costs no process."""

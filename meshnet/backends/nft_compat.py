@@ -10,7 +10,7 @@ from __future__ import annotations
 from meshnet.backends import iptables
 from meshnet.backends.base import Plan
 from meshnet.errors import ToolFailed
-from meshnet.host.nfnetlink import base_chains, delete_empty, rule_handles, table_names
+from meshnet.host.nfnetlink import base_chains, delete_empty, missing, rule_handles, table_names
 from meshnet.host.process import run_tool
 from meshnet.model.packet import Family
 from meshnet.model.ruleset import Ruleset
@@ -27,7 +27,7 @@ class NftCompat:
 
     def probe(self) -> str:
         """Why it cannot work here; "" where it can."""
-        return iptables.missing_tools("nft")
+        return iptables.missing_tools("nft") or missing()
 
     def read(self) -> Ruleset:
         """Both families' dumps; a family without tables costs no process."""

@@ -11,6 +11,10 @@ import struct
 from meshnet.host.netlink import DUMP, NetlinkError, attribute, attributes, exchange, send_batch
 from meshnet.model.packet import Family
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _NETFILTER = 12
 _SUBSYSTEM = 10 << 8
 _GET_TABLE, _DEL_TABLE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
@@ -32,17 +36,31 @@ def table_names() -> frozenset[tuple[Family, str]]:
 
     Raises NotPermitted without CAP_NET_ADMIN: nfnetlink answers nobody else.
     """
+    return frozenset() if missing() else frozenset(_table_names())
+
+
+def missing() -> str:
+    """One sentence where this kernel has no nf_tables; "" where it has.
+
+    Raises NotPermitted as :func:`table_names` does.
+    """
     try:
-        answers = exchange(_NETFILTER, _GET_TABLE, DUMP, struct.pack("=BBH", 0, 0, 0), "nft tables")
+        _dump_tables()
     except NetlinkError as e:
         if e.code in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT):
-            return frozenset()
+            return "this kernel has no nf_tables (CONFIG_NF_TABLES)"
         raise
-    return frozenset(
-        (_NAMES[body[0]], _text(attributes(body[4:])[_TABLE_NAME]))
-        for body in answers
-        if body[0] in _NAMES
-    )
+    return ""
+
+
+def _dump_tables() -> list[bytes]:
+    return exchange(_NETFILTER, _GET_TABLE, DUMP, struct.pack("=BBH", 0, 0, 0), "nft tables")
+
+
+def _table_names() -> Iterator[tuple[Family, str]]:
+    for body in _dump_tables():
+        if body[0] in _NAMES:
+            yield _NAMES[body[0]], _text(attributes(body[4:])[_TABLE_NAME])
 
 
 class BaseChain:

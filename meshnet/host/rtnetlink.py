@@ -73,6 +73,15 @@ def loopback() -> tuple[int, bool]:
     return int(index), bool(flags & _UP)
 
 
+def refuses_ipv6_on_loopback() -> bool:
+    """Whether lo of this namespace takes no IPv6 address (net.ipv6.conf.lo.disable_ipv6)."""
+    try:
+        with open("/proc/sys/net/ipv6/conf/lo/disable_ipv6", encoding="ascii") as f:
+            return f.read().strip() != "0"
+    except OSError:
+        return True
+
+
 def raise_loopback() -> None:
     """Set lo up: a local route by it needs that."""
     index, _ = loopback()

@@ -21,7 +21,7 @@ from meshnet.host.netlink import NetlinkError
 from meshnet.model.frozen import dataclass, replace
 from meshnet.model.intent import Intent
 from meshnet.model.packet import Family
-from meshnet.model.plumbing import LocalRoute, Part
+from meshnet.model.plumbing import LocalRoute, LoopbackAddress, Part
 from meshnet.model.ruleset import Ruleset
 from meshnet.model.spec import CaptureSpec, Form, IPv6
 from meshnet.ops.choose import Survey, choose, survey
@@ -154,7 +154,7 @@ def plan_work(
         wanted = with_comments(wanted)
     plan = backend.plan(seen.held[backend.name], wanted)
     others = [n for n in seen.ours if n != backend.name]
-    needed = plumbing_of(spec)
+    needed, notes = _possible(plumbing_of(spec))
     owned = _owned(options)
     return Work(
         backend.name,
@@ -163,8 +163,17 @@ def plan_work(
         plan,
         tuple(load_backend(n, options.lock_wait).remove(seen.held[n]) for n in others),
         tuple(part for part in reversed(owned) if part not in needed),
-        _notes(spec, backend.form),
+        (*notes, *_notes(spec, backend.form)),
     )
+
+
+def _possible(parts: tuple[Part, ...]) -> tuple[tuple[Part, ...], list[str]]:
+    """The parts that this namespace can have, and a note on each that it cannot."""
+    if not rtnetlink.refuses_ipv6_on_loopback():
+        return parts, []
+    refused = [p for p in parts if isinstance(p, LoopbackAddress) and p.family is Family.IP6]
+    notes = [f"not made, IPv6 is disabled on lo: {part}" for part in refused]
+    return tuple(part for part in parts if part not in refused), notes
 
 
 def _notes(spec: CaptureSpec, form: Form) -> tuple[str, ...]:

@@ -28,8 +28,7 @@ def dumps(netns: Namespace, backend: str) -> dict[str, str]:
         return {"nft": netns.nft()}
     variant = backend.removesuffix("-compat")
     tools = [f"{prefix}-{variant}-save" for prefix in ("iptables", "ip6tables")]
-    shown = {tool: netns.dump(tool) for tool in tools}
-    return {**shown, "nft": netns.nft()}
+    return {tool: netns.dump(tool) for tool in tools}
 
 
 def program(netns: Namespace, case: dict[str, Any], backend: str, place: Path) -> None:
