@@ -89,7 +89,8 @@ def _flatten(path: str, prefix: str, node: Any) -> list[tuple[str, Any]]:
 def _nearest(key: str) -> str:
     import difflib
 
-    close = difflib.get_close_matches(key, list(_known()), 1, 0.0)
+    sections = {known.rpartition(".")[0] for known in _known() if "." in known}
+    close = difflib.get_close_matches(key, [*_known(), *sorted(sections)], 1, 0.0)
     return f"the nearest is {close[0]}" if close else ""
 
 

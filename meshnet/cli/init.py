@@ -11,7 +11,7 @@ import os
 import sys
 
 from meshnet import __version__
-from meshnet.cli.flags import FLAGS
+from meshnet.cli.flags import FLAGS, OWN
 from meshnet.cli.gather import gather
 from meshnet.errors import MeshnetError, UsageError
 from meshnet.model.intent import DEFAULT_UID, Intent, read_intent
@@ -51,17 +51,20 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         description="Hand this pod's traffic to its sidecar proxy.",
         formatter_class=_Formatter,
     )
+    theirs = parser.add_argument_group("as Istio's init tool has them")
+    ours = parser.add_argument_group("of our own")
     for flag in FLAGS:
         if flag.hidden:
             continue
+        group = ours if flag.name in OWN else theirs
         names = [f"-{flag.short}"] * bool(flag.short) + [f"--{flag.name}"]
         help_text = flag.help.replace("%", "%%")
         if flag.kind == "bool":
-            parser.add_argument(*names, nargs="?", const="true", metavar="BOOL", help=help_text)
+            group.add_argument(*names, nargs="?", const="true", metavar="BOOL", help=help_text)
         elif flag.kind == "many":
-            parser.add_argument(*names, action="append", metavar=flag.metavar, help=help_text)
+            group.add_argument(*names, action="append", metavar=flag.metavar, help=help_text)
         else:
-            parser.add_argument(*names, metavar=flag.metavar, help=help_text)
+            group.add_argument(*names, metavar=flag.metavar, help=help_text)
     parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
     return parser
 
