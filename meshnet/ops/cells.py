@@ -141,6 +141,9 @@ def plain_user(spec: CaptureSpec, scene: Scene) -> Plain:
     if spec.profile is not Profile.CLASSIC:
         groups.append(IntervalSet.of(*spec.gids))
     gid = pick(minus(gids, *groups), *(spec.groups or ()), *PLAIN_IDS)
+    if spec.groups == ():
+        # Nobody is captured: then anybody will do.
+        gid = scene.own[1]
     if uid is None:
         return Plain(*scene.own, "needs CAP_SETUID to be a plain user")
     if gid is None:

@@ -24,9 +24,8 @@ def plan_inbound(spec: CaptureSpec, scene: Scene, family: Family, probe_port: in
     if port is None:
         return [replace(left, why="this spec captures nothing inbound")]
     if link in NameSet.of(*spec.virtual_interfaces):
-        return [
-            replace(left, obstacle=f"needs a peer that does not come by {link}: that is outbound")
-        ]
+        need = f"needs a peer that comes by another link: {link} is a virtual machine's"
+        return [replace(left, obstacle=need)]
     if link in NameSet.of(*spec.interfaces_excluded):
         return [replace(left, port=port, why=f"interface {link} is excluded")]
     sources = [c for c in spec.in_sources_excluded.of(family) if peer in c.values()]

@@ -92,7 +92,7 @@ def apply_intent(intent: Intent, options: Options) -> dict[str, Any]:
         backend, why = choose(options.backend, seen, options.migrate, options.lock_wait)
         work = plan_work(spec, backend, why, seen, options)
         if work and not options.dry_run:
-            work = replace(work, notes=(*work.notes, *_send(work, backend, seen)))
+            work = replace(work, notes=(*work.notes, *_send(work, backend, seen, options)))
     return work.as_value()
 
 
@@ -185,7 +185,7 @@ def _notes(spec: CaptureSpec, form: Form) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _send(work: Work, backend: Backend, seen: Survey) -> list[str]:
+def _send(work: Work, backend: Backend, seen: Survey, options: Options) -> list[str]:
     """Send the work; put back what was sent where a later part is refused."""
     notes: list[str] = []
     made: list[Part] = []
@@ -197,7 +197,7 @@ def _send(work: Work, backend: Backend, seen: Survey) -> list[str]:
         _put_back(backend, seen.held[backend.name], made)
         raise
     for plan in work.others:
-        load_backend(plan.backend).apply(plan)
+        load_backend(plan.backend, options.lock_wait).apply(plan)
     for part in work.removed:
         rtnetlink.remove_part(part)
     return notes

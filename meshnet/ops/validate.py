@@ -20,9 +20,9 @@ from meshnet.model.packet import Family
 from meshnet.model.spec import PASSTHROUGH, CaptureSpec, IPv6
 from meshnet.ops.cells import FAMILIES, NAMES, Cell, Scene, plan_dns, plan_outbound
 from meshnet.ops.inbound_cells import plan_inbound
-from meshnet.ops.probing import captor, probe_bare, probe_cells
+from meshnet.ops.probing import NEGATIVE, Probed, captor, probe_bare, probe_cells
 from meshnet.ops.program import settle
-from meshnet.ops.verdicts import FAILED, NOT_TESTED, OK, as_row, family_of, sentence
+from meshnet.ops.verdicts import FAILED, NOT_TESTED, OK, as_row, family_of, judge, sentence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def validate(intent: Intent, netns: str | None, port: int, timeout: float) -> di
     """
     spec, scene = _look(intent, netns)
     cells = _routed(plan(spec, scene, port), spec, netns)
-    rows = [as_row(cell, seen) for cell, seen in probe_cells(cells, spec, scene, netns, timeout)]
+    rows = [as_row(cell, seen) for cell, seen in _probe(cells, spec, scene, netns, timeout)]
     rows += [as_row(cell, seen) for cell, seen in probe_bare(spec, _up(spec, scene), timeout)]
     rows.sort(key=lambda row: str(row["family"]))
     failed = [row for row in rows if row["verdict"] == FAILED]
@@ -53,6 +53,23 @@ def validate(intent: Intent, netns: str | None, port: int, timeout: float) -> di
         "counts": {v: sum(r["verdict"] == v for r in rows) for v in (OK, FAILED, NOT_TESTED)},
         "cells": rows,
     }
+
+
+def _probe(
+    cells: list[Cell], spec: CaptureSpec, scene: Scene, netns: str | None, timeout: float
+) -> Probed:
+    """Each cell with what became of it; one that failed is asked again before it counts.
+
+    nat is asked for the first packet of a conntrack entry only. Where a source port comes
+    round again, the entry of an earlier connection decides, made by rules of that time
+    (an unanswered SYN stays for two minutes). Another socket has another port.
+    """
+    probed = probe_cells(cells, spec, scene, netns, timeout)
+    failed = [cell for cell, seen in probed if judge(cell, seen)[0] == FAILED]
+    if not failed:
+        return probed
+    again = iter(probe_cells(failed, spec, scene, netns, min(timeout, NEGATIVE)))
+    return [next(again) if cell in failed else (cell, seen) for cell, seen in probed]
 
 
 def _look(intent: Intent, netns: str | None) -> tuple[CaptureSpec, Scene]:

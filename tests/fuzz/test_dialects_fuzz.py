@@ -1,8 +1,12 @@
-"""Garbage and mutated dumps: the readers refuse them in their own words, or read them."""
+"""Garbage and mutated dumps: the readers refuse them in their own words, or read them.
+
+``MESHNET_FUZZ`` is the number of examples a test, 150 where it is not set.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -35,9 +39,10 @@ outbound:
 interfaces: {exclude: [eth1, "veth+"], virtual: vm0}
 dns: {capture: servers, servers: [10.0.0.10]}
 """
+FUZZ = int(os.environ.get("MESHNET_FUZZ", "150"))
 #: Random each time, bounded in number; a failure prints how to repeat it.
 bounded = settings(
-    max_examples=150,
+    max_examples=FUZZ,
     deadline=None,
     derandomize=False,
     database=None,
@@ -46,7 +51,7 @@ bounded = settings(
 )
 FAMILIES = st.sampled_from((Family.IP, Family.IP6))
 WORDS = st.sampled_from(
-    '! -A -j -g -p -s -d -i -o -m " \' \\ ] [ : * COMMIT - ACCEPT RETURN REDIRECT TPROXY MARK CT tcp'
+    "! -A -j -g -p -s -d -i -o -m \" ' \\ ] [ : * COMMIT - ACCEPT RETURN REDIRECT TPROXY MARK CT tcp"
     " udp multiport owner mark connmark conntrack comment --dport --dports --uid-owner --mark --ctstate"
     " --comment --to-ports --on-port --on-ip --tproxy-mark --set-xmark --zone --reject-with 0x1/0x2 80"
     " 80:90 1-5 NEW,FOO 10.0.0.0/8 fd00::/8 999999999999 -1 0x eth+ + X *nat :X \x85 \u2028 \x00".split(
@@ -101,13 +106,14 @@ def test_mutated_dumps(name: str, data: st.DataObject) -> None:
 
 
 def read_listing(text: str) -> None:
-    """The same for nft's JSON; what was read also prints as text, or says that it cannot."""
+    """The same for the rules of nft's JSON; they also print as text, or say that they cannot."""
     try:
         found = parse_listing(text)
     except MeshnetError as e:
         assert "\n" not in str(e)
         return
-    assert parse_listing(print_listing(found)) == found
+    again = parse_listing(print_listing(found))
+    assert [rule for *_, rule in again.rules()] == [rule for *_, rule in found.rules()]
     for table in found.tables:
         if not any(rule.opaque for chain in table.chains for rule in chain.rules):
             try:
@@ -177,7 +183,7 @@ yaml_words = st.lists(
     st.sampled_from(
         "proxy: inbound: outbound: dns: ports: port: uids: [ ] { } , - : &a *a ! !!int !!float !!binary"
         " !!set !!python/object:os.system !!timestamp ? | > 2020-99-99 0x1 1:59 .inf ~ null yes '*' \" '"
-        " 15001 capture: servers\n\n  <<: --- ... % @ ` \x00 \ud800 \\ud800 \"\\ud800\"".split(" ")
+        ' 15001 capture: servers\n\n  <<: --- ... % @ ` \x00 \ud800 \\ud800 "\\ud800"'.split(" ")
     ),
     max_size=16,
 ).map(" ".join)

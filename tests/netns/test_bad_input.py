@@ -164,7 +164,10 @@ def test_the_program_itself_refuses_what_is_smuggled(held: Held, bad: Bad) -> No
         (["--profile", "strict", "-q", "80-90", "-o", "85"], ("-q --istio", "'85'", "-o --istio")),
         (["--profile", "classic", "-b", "80"], ("-b --istio-inbound-ports", "-p and -u")),
         (["--profile", "classic", "--drop-invalid"], ("--drop-invalid", "-p and -u")),
-        (["--profile", "strict", "-i", "10.0.0.0/8", "-x", "10.0.0.0/8"], ("10.0.0.0/8", "-i", "-x")),
+        (
+            ["--profile", "strict", "-i", "10.0.0.0/8", "-x", "10.0.0.0/8"],
+            ("10.0.0.0/8", "-i", "-x"),
+        ),
         (["--backend", "legacy", "--native-nftables"], ("two backends", "legacy", "nft")),
         (
             ["--backend", "nft", "--force-iptables-binary", "iptables-legacy"],

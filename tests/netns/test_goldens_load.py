@@ -44,9 +44,9 @@ def test_it_loads_as_what_meshnet_init_programs(
     assert "nothing to change" in again.stderr
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["pod", "pod-with-guest"])
+@pytest.fixture(scope="module")
 def pod(request: pytest.FixtureRequest) -> Iterator[Pod]:
-    """One pod for many goldens, each of which is taken away again."""
+    """One pod for many goldens, each of which is taken away again; the parameter: with a guest."""
     made = Namespaces(f"goldens-{request.param:d}")
     try:
         pod = Pod(made, guest=request.param)
@@ -76,11 +76,13 @@ def decide(pod: Pod, case: Case, name: str, backend: str) -> None:
     }
 
 
-@pytest.mark.parametrize(("name", "backend"), ROWS)
+@pytest.mark.parametrize(
+    ("pod", "name", "backend"),
+    [(CASES[name].guest, name, backend) for name, backend in ROWS],
+    indirect=["pod"],
+)
 def test_it_decides_connections(pod: Pod, name: str, backend: str) -> None:
-    case = CASES[name]
-    if case.guest is (pod.guest is not None):
-        decide(pod, case, name, backend)
+    decide(pod, CASES[name], name, backend)
 
 
 def test_every_golden_decides_a_connection_over_tcp() -> None:

@@ -198,7 +198,9 @@ def test_a_missing_tool_is_named_with_what_still_works(
 def test_auto_takes_what_works_and_says_why(netns: Namespace, tmp_path: Path) -> None:
     done = run_without(netns, tmp_path, "iptables-nft-restore", "-b", "*", "--verbose")
     assert done.returncode == 0, done.stderr
-    assert "backend nft: nft-compat cannot work here: the program iptables-nft-restore" in done.stderr
+    assert (
+        "backend nft: nft-compat cannot work here: the program iptables-nft-restore" in done.stderr
+    )
     assert "istio-proxy-nat" in netns.nft()
 
 

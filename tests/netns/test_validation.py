@@ -181,6 +181,26 @@ def test_apply_and_validate_in_one_run(network: Network) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
+def test_an_old_conntrack_entry_is_no_leak(network: Network) -> None:
+    """Whatever port the probe gets, an unanswered SYN of before the rules holds it already."""
+    network.pod.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40063")
+    # Something must track connections before the rules are there.
+    network.pod.run("iptables", "-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW")
+    code = """
+        import socket
+        kept = []
+        for port in range(40000, 40032):
+            kept.append(socket.socket())
+            kept[-1].setblocking(False)
+            kept[-1].bind(("", port))
+            kept[-1].connect_ex(("192.0.2.2", 1404))
+    """
+    network.pod.run(sys.executable, "-c", textwrap.dedent(code))
+    network.pod.init(*BOTH)
+    reports = [network.ask(*BOTH) for _ in range(2)]
+    assert [report["failed"] for report in reports] == [False] * 2
+
+
 # What is found broken.
 
 

@@ -53,10 +53,44 @@ SMUGGLED = (
 )
 _PORT = ("0", "65536", "8000000000", "-1", "http", "80-", "80-90", "00000000000199999", "0x50", "")
 _PORTS = ("0", "65536", "8000000000", "-1", "http", "80-", "-80", "80,x", "80 90", "80.0", "80-90")
-_IDS = ("root", "-5", "4294967295", "99999999999999999999", "1 2", "*", "1.5", "5-", "1000-2000", ",")
-_BLOCKS = ("10.0.0.0/33", "10.0.0.0/", "10.0.0", "10.0.0.256", "fd00::/129", "localhost", "10.0.0.0/x")
+_IDS = (
+    "root",
+    "-5",
+    "4294967295",
+    "99999999999999999999",
+    "1 2",
+    "*",
+    "1.5",
+    "5-",
+    "1000-2000",
+    ",",
+)
+_BLOCKS = (
+    "10.0.0.0/33",
+    "10.0.0.0/",
+    "10.0.0",
+    "10.0.0.256",
+    "fd00::/129",
+    "localhost",
+    "10.0.0.0/x",
+)
 _BLOCKS += ("fe80::1%eth0", "10.0.0.0/255.0.0.0")
-_NAMES = ("a b", "a\nb", "a/b", "a:b", '"', "a'b", "!", "!eth0", "*", "..", "../eth0", "+", "a+b", "a\\b")
+_NAMES = (
+    "a b",
+    "a\nb",
+    "a/b",
+    "a:b",
+    '"',
+    "a'b",
+    "!",
+    "!eth0",
+    "*",
+    "..",
+    "../eth0",
+    "+",
+    "a+b",
+    "a\\b",
+)
 _NAMES += ("sixteen-letters-", "é", "\udcff", "eth0,a b")
 
 
@@ -89,7 +123,9 @@ TABLE: tuple[Bad, ...] = (
     *_each("istio-service-exclude-cidr", ("*",), "block"),
     *_each("istio-exclude-interfaces", (*_NAMES, *SMUGGLED[:-1]), "1 to 15"),
     *_each("kube-virt-interfaces", (*_NAMES, *SMUGGLED), "1 to 15"),
-    *_each("istio-inbound-tproxy-mark", ("0", "4294967296", "-1", "mark", "1/2", *SMUGGLED), "1 to"),
+    *_each(
+        "istio-inbound-tproxy-mark", ("0", "4294967296", "-1", "mark", "1/2", *SMUGGLED), "1 to"
+    ),
     *_each("istio-inbound-tproxy-route-table", ("253", "254", "255"), "254"),
     *_each("istio-inbound-tproxy-route-table", ("0", "4294967296", "main", *SMUGGLED), "1 to"),
     *(bad for name in _BOOLEANS for bad in _each(name, ("maybe", "yes", "2"), "true, false")),
@@ -101,10 +137,16 @@ TABLE: tuple[Bad, ...] = (
     *_each("output", ("xml", "JSON"), "json"),
     *_each("ipv6", ("capture", "allow", "drop", "maybe"), "auto, on, off"),
     *_each("ipv6", ("auto", "on", "off", "maybe"), "capture, allow, drop", *STRICT),
-    *_each("dns-server", ("10.0.0.0/24", "dns.example", "fe80::1%eth0"), "address", "--redirect-dns"),
+    *_each(
+        "dns-server", ("10.0.0.0/24", "dns.example", "fe80::1%eth0"), "address", "--redirect-dns"
+    ),
     *_each("dns-server", ("resolver", *SMUGGLED), "address"),
-    *_each("target", ("pod:x", "pid:one", "relative/path", "netns:relative", "-1", *SMUGGLED), "pid:"),
-    *_each("istio-outbound-owner-groups", ("no-such-group", "4294967295", "-1", *SMUGGLED), "numbers"),
+    *_each(
+        "target", ("pod:x", "pid:one", "relative/path", "netns:relative", "-1", *SMUGGLED), "pid:"
+    ),
+    *_each(
+        "istio-outbound-owner-groups", ("no-such-group", "4294967295", "-1", *SMUGGLED), "numbers"
+    ),
     *_each("istio-outbound-owner-groups", ("*,5",), "*"),
     *_each("istio-outbound-owner-groups", (",".join(map(str, range(65))),), "64"),
     *_each("istio-outbound-owner-groups-exclude", ("no-such-group", *SMUGGLED), "numbers"),

@@ -19,7 +19,6 @@ from tests.support.probe import (
     DNS6,
     FAR,
     FAR6,
-    GUEST,
     NEAR,
     POD,
     POD6,
@@ -145,7 +144,7 @@ CASES: dict[str, Case] = {
         f"-i 192.0.2.0/24 -k vm0 {OFF}",
         {
             Probe(WEB, start="guest"): "outbound", Probe(FAR, start="guest"): "direct",
-            come(GUEST): "direct",
+            come(POD): "direct",
         },
         guest=True,
     ),

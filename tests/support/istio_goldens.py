@@ -50,7 +50,9 @@ def restore_inputs(golden: str) -> tuple[str, str]:
 def load(netns: Namespace, name: str, backend: str) -> None:
     """Load a golden with the tools of ``backend``."""
     if backend == "nft":
-        netns.run("nft", "-f", "-", text=numbered((FOLDER / "nftables" / f"{name}.golden").read_text()))
+        netns.run(
+            "nft", "-f", "-", text=numbered((FOLDER / "nftables" / f"{name}.golden").read_text())
+        )
         return
     variant = backend.removesuffix("-compat")
     golden = numbered((FOLDER / "iptables" / f"{name}.golden").read_text())

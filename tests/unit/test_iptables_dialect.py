@@ -94,7 +94,9 @@ def test_a_line_break_never_reaches_restore_text(head: str, bad: str, tail: str)
 
 
 def test_words_are_quoted_as_iptables_quotes_them() -> None:
-    text = r'-m comment --comment "it\'s \"quoted\", \\ and ünïcödé 中 → $(true) `id` ; #" -j ACCEPT'
+    text = (
+        r'-m comment --comment "it\'s \"quoted\", \\ and ünïcödé 中 → $(true) `id` ; #" -j ACCEPT'
+    )
     wanted = 'it\'s "quoted", \\ and ünïcödé 中 → $(true) `id` ; #'
     rule = parse_rule(text, Family.IP)
     assert (rule.comment, rule.target, rule.opaque) == (wanted, ACCEPT, "")
@@ -235,7 +237,9 @@ def test_a_rule_into_an_unknown_extension_is_told_from_a_jump() -> None:
 
 
 def test_hooks_and_policies_are_read() -> None:
-    dump = "# a comment\n\n*filter\n:INPUT DROP [1:2]\n:MINE - [0:0]\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"
+    dump = (
+        "# a comment\n\n*filter\n:INPUT DROP [1:2]\n:MINE - [0:0]\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"
+    )
     (table,) = parse_save(dump, Family.IP6).tables
     assert (table.family, table.name) == (Family.IP6, "filter")
     assert [(c.name, c.hook, c.policy) for c in table.chains] == [

@@ -97,7 +97,8 @@ def test_nothing_is_smuggled_by_a_comment(comment: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["drop", "counter", "tcp", "1234", "0x10", "010", "1.2", "ip", "eth0.100", "veth-1", "a+"]
+    "name",
+    ["drop", "counter", "tcp", "1234", "0x10", "010", "1.2", "ip", "eth0.100", "veth-1", "a+"],
 )
 def test_a_name_is_a_name_even_where_it_is_a_word_of_nft(name: str) -> None:
     (line,) = print_table(table_of(Rule((iif(name),), ACCEPT)))[2:]
@@ -234,9 +235,7 @@ def test_neighbouring_protocols_are_all_printed() -> None:
 
 def test_an_address_narrows_the_family_and_a_family_alone_is_said() -> None:
     narrowed = read_rule([payload("ip6", "daddr", "::1"), {"accept": None}], Family.INET)
-    assert narrowed == Rule(
-        (Match(Field.DST, IntervalSet.of(1)),), ACCEPT, family=Family.IP6
-    )
+    assert narrowed == Rule((Match(Field.DST, IntervalSet.of(1)),), ACCEPT, family=Family.IP6)
     assert read_rule([payload("ip6", "daddr", "::1")], Family.IP6).family is None
     alone = print_statements(Rule((), ACCEPT, family=Family.IP), Family.INET)
     assert alone[0] == meta("nfproto", "ipv4")

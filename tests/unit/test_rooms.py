@@ -108,9 +108,7 @@ def test_only_host_and_backends_touch_the_machine(path: Path) -> None:
 
 def test_no_exception_outlives_its_reason() -> None:
     held = {
-        (name_of(path), module.split(".")[0])
-        for path in FILES
-        for _, module in imports_of(path)
+        (name_of(path), module.split(".")[0]) for path in FILES for _, module in imports_of(path)
     }
     assert set(EXCEPTIONS) <= held
 
@@ -163,9 +161,7 @@ print('loaded:', *sorted(set({HEAVY!r}) & {{{{k for k, v in sys.modules.items() 
 """
 CALLS = {
     "import meshnet": "import meshnet",
-    "meshnet --help": (
-        "from meshnet.cli.main import main; main(['--help'], prog_name='meshnet')"
-    ),
+    "meshnet --help": ("from meshnet.cli.main import main; main(['--help'], prog_name='meshnet')"),
     "meshnet-init --help": "from meshnet.cli.init import main; main(['--help'])",
     "meshnet init --help": (
         "from meshnet.cli.main import main; main(['init', '--help'], prog_name='meshnet')"

@@ -160,9 +160,7 @@ def test_a_block_reads_as_python_reads_it(cidr: Cidr) -> None:
     first, last = cidr.span()
     assert (first, last) == (int(plain(cidr)[0]), int(plain(cidr)[-1]))
     assert cidr_of_span(cidr.family, first, last) == cidr
-    assert cidr.is_loopback() == (
-        first >> 24 == 127 if cidr.family is Family.IP else first == 1
-    )
+    assert cidr.is_loopback() == (first >> 24 == 127 if cidr.family is Family.IP else first == 1)
 
 
 @given(any_cidr, st.integers(0))
