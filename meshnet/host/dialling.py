@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import select
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: How long a listener of ours may take for its greeting, once connected, in seconds.
 GREETING = 0.5
+#: Source ports that kernels do not give out by themselves (net.ipv4.ip_local_port_range).
+_APART = range(20000, 32000)
 
 
 class Dial:
@@ -75,6 +78,16 @@ class Dial:
                 self.socket.send(question_with(self.token))
         except OSError as e:
             self._end_by(e.errno or 0)
+
+    def leave_common_ports(self) -> None:
+        """Take a source port at random, of those that the kernel does not give out by itself.
+
+        Where it cannot be had, the kernel will choose after all.
+        """
+        for _ in range(8):
+            with contextlib.suppress(OSError):
+                self.socket.bind(("", _APART.start + secrets.randbelow(len(_APART))))
+                return
 
     def events(self) -> int:
         """What to wait for."""

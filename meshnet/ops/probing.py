@@ -44,9 +44,18 @@ def captor(direction: str, spec: CaptureSpec) -> int:
 
 
 def probe_cells(
-    cells: list[Cell], spec: CaptureSpec, scene: Scene, netns: str | None, timeout: float
+    cells: list[Cell],
+    spec: CaptureSpec,
+    scene: Scene,
+    netns: str | None,
+    timeout: float,
+    *,
+    again: bool = False,
 ) -> Probed:
-    """Each cell with what became of it; None for those that could not be dialled."""
+    """Each cell with what became of it; None for those that could not be dialled.
+
+    ``again``: from source ports that earlier connections will not have had.
+    """
     posts = _post(cells, spec, scene, netns)
     dials: dict[Cell, Dial] = {}
     references: dict[Family, Dial] = {}
@@ -55,6 +64,8 @@ def probe_cells(
         cells, sockets = _open(cells, netns)
         for cell, sock in sockets.items():
             dials[cell] = _dial(cell, sock, timeout)
+            if again:
+                dials[cell].leave_common_ports()
         references = _references(cells, posts, timeout)
         run_dials([*dials.values(), *references.values()], posts.listeners)
         find_receivers([d for c, d in dials.items() if c.transport == TCP], netns)

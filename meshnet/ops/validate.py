@@ -62,14 +62,15 @@ def _probe(
 
     nat is asked for the first packet of a conntrack entry only. Where a source port comes
     round again, the entry of an earlier connection decides, made by rules of that time
-    (an unanswered SYN stays for two minutes). Another socket has another port.
+    (an unanswered SYN stays for two minutes). The second time the port is another one.
     """
     probed = probe_cells(cells, spec, scene, netns, timeout)
     failed = [cell for cell, seen in probed if judge(cell, seen)[0] == FAILED]
     if not failed:
         return probed
-    again = iter(probe_cells(failed, spec, scene, netns, min(timeout, NEGATIVE)))
-    return [next(again) if cell in failed else (cell, seen) for cell, seen in probed]
+    quick = min(timeout, NEGATIVE)
+    second = iter(probe_cells(failed, spec, scene, netns, quick, again=True))
+    return [next(second) if cell in failed else (cell, seen) for cell, seen in probed]
 
 
 def _look(intent: Intent, netns: str | None) -> tuple[CaptureSpec, Scene]:

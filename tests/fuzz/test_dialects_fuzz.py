@@ -49,16 +49,15 @@ bounded = settings(
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
+#: What the kernel's own dumps never have in a word, and what no printer lets through.
+UNPRINTABLE = set("\r\0")
 FAMILIES = st.sampled_from((Family.IP, Family.IP6))
-WORDS = st.sampled_from(
-    "! -A -j -g -p -s -d -i -o -m \" ' \\ ] [ : * COMMIT - ACCEPT RETURN REDIRECT TPROXY MARK CT tcp"
-    " udp multiport owner mark connmark conntrack comment --dport --dports --uid-owner --mark --ctstate"
-    " --comment --to-ports --on-port --on-ip --tproxy-mark --set-xmark --zone --reject-with 0x1/0x2 80"
-    " 80:90 1-5 NEW,FOO 10.0.0.0/8 fd00::/8 999999999999 -1 0x eth+ + X *nat :X \x85 \u2028 \x00".split(
-        " "
-    )
-)
-words = st.lists(st.one_of(WORDS, st.text(max_size=4)), max_size=14).map(" ".join)
+WORDS = """! -A -j -g -p -s -d -i -o -m " ' \\ ] [ : * COMMIT - ACCEPT RETURN REDIRECT TPROXY MARK CT
+tcp udp multiport owner mark connmark conntrack comment --dport --dports --uid-owner --mark 80
+--ctstate --comment --to-ports --on-port --on-ip --tproxy-mark --set-xmark --zone 0x1/0x2 80:90
+--reject-with 1-5 NEW,FOO 10.0.0.0/8 fd00::/8 999999999999 -1 0x eth+ + X *nat :X"""
+any_word = st.sampled_from([*WORDS.split(), "\x85", "\u2028", "\x00", "\n"])
+words = st.lists(st.one_of(any_word, st.text(max_size=4)), max_size=14).map(" ".join)
 
 
 @st.composite
@@ -68,7 +67,7 @@ def mutated(draw: st.DrawFn, text: str) -> str:
         at = draw(st.integers(0, len(text)))
         length = draw(st.integers(0, 40))
         piece = text[at : at + length]
-        new = draw(st.one_of(st.just(""), st.just(piece * 2), st.text(max_size=6), WORDS))
+        new = draw(st.one_of(st.just(""), st.just(piece * 2), st.text(max_size=6), any_word))
         text = text[:at] + new + text[at + length :]
     return text
 
@@ -80,7 +79,8 @@ def read_save(text: str, family: Family) -> None:
     except MeshnetError as e:
         assert "\n" not in str(e)
         return
-    assert parse_save(print_save(found), family) == found
+    if not UNPRINTABLE & set(text):
+        assert parse_save(print_save(found), family) == found
 
 
 @bounded
@@ -95,7 +95,8 @@ def test_garbage_is_no_dump(text: str) -> None:
 @given(words, FAMILIES)
 def test_any_words_are_a_rule_or_opaque(text: str, family: Family) -> None:
     rule = parse_rule(text, family)
-    assert parse_rule(print_rule(rule, family), family) == rule
+    if not UNPRINTABLE & set(text):
+        assert parse_rule(print_rule(rule, family), family) == rule
 
 
 @pytest.mark.parametrize("name", SAVES)
@@ -122,17 +123,16 @@ def read_listing(text: str) -> None:
                 continue
 
 
+KEYS = """nftables table chain rule family name expr match op left right meta key counter packets
+bytes jump target mangle value set range prefix addr len payload protocol field comment"""
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from(
-            "nftables table chain rule family name expr match op left right meta key counter packets"
-            " bytes jump target mangle value set range prefix addr len payload protocol field".split()
-        ), inner, max_size=4),
+        st.dictionaries(st.sampled_from(KEYS.split()), inner, max_size=4),
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @bounded
@@ -179,12 +179,11 @@ def read_config(place: Path, text: str) -> None:
         assert "\n" not in str(e) and e.exit_code == 2
 
 
+YAML = r"""proxy: inbound: outbound: dns: ports: port: uids: [ ] { } , - : &a *a ! !!int !!float
+!!binary !!set !!python/object:os.system !!timestamp ? | > 2020-99-99 0x1 1:59 .inf ~ null yes '*'
+" ' 15001 capture: servers <<: --- ... % @ ` \ud800 "\ud800" """
 yaml_words = st.lists(
-    st.sampled_from(
-        "proxy: inbound: outbound: dns: ports: port: uids: [ ] { } , - : &a *a ! !!int !!float !!binary"
-        " !!set !!python/object:os.system !!timestamp ? | > 2020-99-99 0x1 1:59 .inf ~ null yes '*' \" '"
-        ' 15001 capture: servers\n\n  <<: --- ... % @ ` \x00 \ud800 \\ud800 "\\ud800"'.split(" ")
-    ),
+    st.sampled_from([*YAML.split(), "\n\n", "\x00", "\ud800"]),
     max_size=16,
 ).map(" ".join)
 
@@ -209,8 +208,10 @@ def test_mutated_configs(tmp_path_factory: pytest.TempPathFactory, text: str) ->
     "text",
     ["inbound: {ports: &a [*a]}", "a: &a {b: *a}", "[" * 3000, "{" * 3000, "ipv6: 2020-99-99",
      "ipv6: !!int abc", "ipv6: !!float abc", "proxy: {port: " + "1" * 5000 + "}",
-     "proxy: {port: 0x" + "1" * 5000 + "}", "? [a]: b", "? {a: b}\n: c", "\x00", "ipv6: !!timestamp x",
-     "<<: 5", "ipv6: !!binary x", "proxy: !!pairs [a: b]", "- - - -", "---\n---\n", "%YAML 9.9\n---\n"],
+     "proxy: {port: 0x" + "1" * 5000 + "}", "? [a]: b", "? {a: b}\n: c", "\x00",
+     "ipv6: !!timestamp x",
+     "<<: 5", "ipv6: !!binary x", "proxy: !!pairs [a: b]", "- - - -", "---\n---\n",
+     "%YAML 9.9\n---\n"],
     ids=lambda text: repr(text[:24]),
 )  # fmt: skip
 def test_configs_that_once_were_trouble(tmp_path: Path, text: str) -> None:

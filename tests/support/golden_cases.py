@@ -71,10 +71,15 @@ PROXYS6 = Probe(WEB6, uid=PROXY, gid=PROXY)
 
 CASES: dict[str, Case] = {
     "classic": Case("-p 15001 -u 1337", {Probe(WEB): "outbound", PROXYS: "direct"}),
-    "nothing": Case(f"-p 15001 -z 15006 -u 1337 {OFF}", {Probe(WEB): "direct", come(POD): "direct"}),
+    "nothing": Case(
+        f"-p 15001 -z 15006 -u 1337 {OFF}", {Probe(WEB): "direct", come(POD): "direct"}
+    ),
     "default": Case(
         f"-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x '' -b '*' -d 15090,15021,15020 {OFF}",
-        {Probe(WEB): "outbound", come(POD): "inbound", PROXYS: "direct", Probe(WEB, 53): "outbound"},
+        {
+            Probe(WEB): "outbound", come(POD): "inbound", PROXYS: "direct",
+            Probe(WEB, 53): "outbound",
+        },
     ),
     "dual-stack": Case(
         f"-i '*' -b '*' {ON}",

@@ -297,7 +297,8 @@ def packets(draw: st.DrawFn) -> Packet:
     owner = draw(st.one_of(st.tuples(ids, ids), st.just((None, None))))
     link = st.one_of(st.none(), names, st.sampled_from(("lo", "eth0")))
     return Packet(
-        family, number, draw(address), draw(address), draw(port), draw(port), draw(link), draw(link),
+        family, number, draw(address), draw(address), draw(port), draw(port), draw(link),
+        draw(link),
         *owner, draw(marks), draw(marks), draw(st.sampled_from(STATES)),
     )  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +40,7 @@ def test_it_holds_what_it_was_given(parts: list[int | tuple[int, int]]) -> None:
 def test_spans_are_sorted_and_apart(parts: list[int | tuple[int, int]]) -> None:
     spans = IntervalSet.of(*parts).spans
     assert all(first <= last for first, last in spans)
-    assert all(a[1] + 1 < b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] + 1 < b[0] for a, b in pairwise(spans))
     assert list(IntervalSet.of(*parts)) == list(spans)
     assert len(IntervalSet.of(*parts)) == len(spans)
 

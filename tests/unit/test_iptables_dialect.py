@@ -13,8 +13,8 @@ from meshnet.dialects.iptables import parse_save, print_save
 from meshnet.dialects.iptables_rule import parse_rule, print_rule
 from meshnet.dialects.tokens import quote_word, split_words
 from meshnet.errors import ParseError
-from meshnet.model.match import Match, dport, iif, oif, proto
 from meshnet.model.intervals import IntervalSet, NameSet
+from meshnet.model.match import Match, dport, iif, oif, proto
 from meshnet.model.packet import Family, Field
 from meshnet.model.rule import ACCEPT, RETURN, Kind, Rule, Target, jump
 from meshnet.model.ruleset import Chain, Ruleset, Table
@@ -115,7 +115,7 @@ def meaning(line: str) -> tuple[str, frozenset[tuple[str, ...]]]:
             no = "!"
             continue
         if word.startswith("-"):
-            if part and not (part[1:2] == ["-m"]):
+            if part and part[1:2] != ["-m"]:
                 parts.add(ports_of(part))
             part = [no]
             no = ""
@@ -229,7 +229,8 @@ def test_a_printed_rule_loads_as_the_same_rule(text: str) -> None:
 
 
 def test_a_rule_into_an_unknown_extension_is_told_from_a_jump() -> None:
-    dump = "*nat\n:A - [0:0]\n:B - [0:0]\n-A A -j B\n-A A -m quota --quota 5 -j B\n-A A -j SET\nCOMMIT\n"
+    rules = "-A A -j B\n-A A -m quota --quota 5 -j B\n-A A -j SET\n"
+    dump = f"*nat\n:A - [0:0]\n:B - [0:0]\n{rules}COMMIT\n"
     known, opaque, extension = (rule for *_, rule in parse_save(dump, Family.IP).rules())
     assert (known.target, known.opaque) == (jump("B"), "")
     assert (opaque.target, opaque.opaque) == (jump("B"), "-m quota --quota 5 -j B")

@@ -160,7 +160,7 @@ def test_counters_are_read() -> None:
     found = parse_listing((DATA / "foreign.json").read_text())
     counted = {r.comment: r.packets for *_, r in found.rules() if r.comment}
     assert counted == {"no: such connection": 0, "it's $(fine) ; #": 0}
-    assert any(r.packets for r in map(lambda entry: entry[2], found.rules())) is any(
+    assert any(rule.packets for *_, rule in found.rules()) is any(
         s.get("counter", {}).get("packets")
         for rule in rules_of((DATA / "foreign.json").read_text())
         for s in rule["expr"]
@@ -187,7 +187,8 @@ OPAQUE = (
     [{"log": {"prefix": "a\nb"}}, {"drop": None}],
     [{"redirect": {"port": 80, "flags": "random"}}],
     [{"tproxy": {"addr": "127.0.0.1", "port": 80}}],
-    [{"match": {"op": "in", "left": {"payload": {"protocol": "tcp", "field": "flags"}}, "right": "syn"}}],
+    [payload("tcp", "flags", "syn", "in")],
+    [{"jump": {"target": 5}}],
     [TCP, {"reject": None}],
 )  # fmt: skip
 
@@ -282,12 +283,26 @@ def test_the_lines_of_a_table() -> None:
     assert print_deletion(Table(Family.INET, "t")) == ["add table inet t", "delete table inet t"]
 
 
+CHAIN = """{"nftables": [
+    {"table": {"family": "inet", "name": "t"}}, {"chain": {"family": "inet", "table": "t", %s}}]}"""
+IN_A_CHAIN = (
+    CHAIN
+    % """"name": "c"}},
+    {"rule": {"expr": [], "family": "inet", "table": "t", "chain": "c", %s"""
+)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[1]", '"x"', "{}", '{"nftables": null}', '{"nftables": [1]}', "[" * 100_000,
-     '{"nftables": [{"table": 1}]}', '{"nftables": [{"rule": {}}]}', '{"nftables": [{"chain": {}}]}',
+     '{"nftables": [{"table": 1}]}', '{"nftables": [{"rule": {}}]}',
+     '{"nftables": [{"chain": {}}]}',
      '{"nftables": [{"table": {"family": [], "name": {}}}]}', "nft: command not found",
-     '{"nftables": [{"rule": {"family": "inet", "table": "t", "chain": "c", "expr": []}}]}'],
+     '{"nftables": [{"rule": {"family": "inet", "table": "t", "chain": "c", "expr": []}}]}',
+     IN_A_CHAIN % '"comment": 5', IN_A_CHAIN % '"comment": null', IN_A_CHAIN % '"expr": 5',
+     CHAIN % '"name": 5', CHAIN % '"name": "c", "prio": "x", "hook": "input", "type": "nat"',
+     CHAIN % '"name": "c", "prio": 0, "hook": 5, "type": "nat", "policy": "accept"',
+     CHAIN % '"name": "c", "prio": 0, "hook": "input", "type": "nat", "policy": []'],
 )  # fmt: skip
 def test_what_is_no_listing_is_refused(text: str) -> None:
     with pytest.raises(ParseError) as caught:

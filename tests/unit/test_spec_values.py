@@ -66,7 +66,8 @@ def test_a_port_is_its_number(port: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "65536", "8000000000", "-1", "+80", "80-", "-80", "80.0", "0x50", "8e1", "http", " 80",
+    ["", "0", "65536", "8000000000", "-1", "+80", "80-", "-80", "80.0", "0x50", "8e1", "http",
+     " 80",
      "80\n", "８０", "80;", "1" * 5000, "00000000000199999", "000000000001" + "0" * 5000],
 )  # fmt: skip
 def test_what_is_no_port_is_refused(text: str) -> None:
@@ -142,7 +143,8 @@ def test_ids_are_numbers_and_ranges_need_strict(one: int, other: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "root", "-1", "4294967295", "4294967296", "99999999999999999999", "1 2", "1\n2",
+    "text", ["", ",", "root", "-1", "4294967295", "4294967296", "99999999999999999999", "1 2",
+             "1\n2",
              "0x5", "5-", "-5", "9-5", "1.5", "*"],
 )  # fmt: skip
 def test_what_is_no_id_is_refused(text: str) -> None:
@@ -188,9 +190,12 @@ def test_a_bare_address_is_a_block_of_one(cidr: Cidr) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["10.0.0.0/33", "10.0.0.0/", "/8", "10.0.0/8", "10.0.0.0/-1", "10.0.0.0/255.0.0.0", "10.0.0.256",
-     "10.0.0.0/8/8", "fd00::/129", "fd00:::/8", "1::2::3", "::ffff:1.2.3", "fe80::1%eth0", "localhost",
-     "10.0.0.0 /8", "10.0.0.0/8\n", "010.0.0.1", "1.2.3.4.5", "\x00", "10.0.0.0/８", "0x7f.1", "2130706433"],
+    ["10.0.0.0/33", "10.0.0.0/", "/8", "10.0.0/8", "10.0.0.0/-1", "10.0.0.0/255.0.0.0",
+     "10.0.0.256",
+     "10.0.0.0/8/8", "fd00::/129", "fd00:::/8", "1::2::3", "::ffff:1.2.3", "fe80::1%eth0",
+     "localhost",
+     "10.0.0.0 /8", "10.0.0.0/8\n", "010.0.0.1", "1.2.3.4.5", "\x00", "10.0.0.0/８", "0x7f.1",
+     "2130706433"],
 )  # fmt: skip
 def test_what_is_no_block_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -243,7 +248,8 @@ def test_durations_are_gos(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "5", "s", "0s", "-5s", "5 s", "5sec", "1.2.3s", "5s5", "1d", "infs", "nans", "5S", "9" * 400 + "h",
+    ["", "5", "s", "0s", "-5s", "5 s", "5sec", "1.2.3s", "5s5", "1d", "infs", "nans", "5S",
+     "9" * 400 + "h",
      "1e3s", "５s", "5s\n"],
 )  # fmt: skip
 def test_what_is_no_duration_is_refused(text: str) -> None:
@@ -277,8 +283,10 @@ def test_names_that_an_interface_can_have(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [".", "..", "+", "a+b", "a b", "a\nb", "a\tb", "a/b", "a:b", '"', "a'b", "a\\b", "!", "!eth0", "*", "a*",
-     "a$b", "a`b", "a;b", "{a}", "#", "sixteen-letters-", "é", "a\x00", "a\x7f", "\udcff", "x" * 200],
+    [".", "..", "+", "a+b", "a b", "a\nb", "a\tb", "a/b", "a:b", '"', "a'b", "a\\b", "!",
+     "!eth0", "*", "a*",
+     "a$b", "a`b", "a;b", "{a}", "#", "sixteen-letters-", "é", "a\x00", "a\x7f", "\udcff",
+     "x" * 200],
 )  # fmt: skip
 def test_names_that_no_interface_can_have(name: str) -> None:
     with pytest.raises(UsageError) as caught:
