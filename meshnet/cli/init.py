@@ -16,7 +16,7 @@ from meshnet.cli.gather import gather
 from meshnet.errors import MeshnetError, UsageError
 from meshnet.model.intent import DEFAULT_UID, Intent, read_intent
 from meshnet.model.values import Value, read_bool, read_choice, read_duration
-from meshnet.render.log import Log
+from meshnet.render.log import Log, as_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,11 +106,17 @@ def _run(
     for warning in intent.warnings if intent else ():
         log.warn(warning)
     netns = _netns(settings)
+    document: dict[str, Any] = {}
+    code = 0
     if not switches["skip-rule-apply"] or intent is None:
-        _program(intent, options, netns, form, environment, log)
+        document = _program(intent, options, netns, form, environment, log)
     if switches["run-validation"] and intent is not None and not options.dry_run:
-        return _validate(intent, settings, netns, timeout, form, log)
-    return 0
+        report = _validate(intent, settings, netns, timeout, form, log)
+        document = {**document, "validation": report} if document else report
+        code = 126 if report["failed"] else 0
+    if form == "json" and document:
+        print(as_json(document))
+    return code
 
 
 def _options(settings: Mapping[str, Value], switches: Mapping[str, bool]) -> Options:
@@ -200,7 +206,7 @@ def _program(
     form: str,
     environment: Mapping[str, str],
     log: Log,
-) -> None:
+) -> dict[str, Any]:
     from meshnet.ops.initialize import initialize
     from meshnet.render import work as render
 
@@ -209,14 +215,13 @@ def _program(
     for note in work["notes"]:
         log.warn(note)
     profile = intent.spec.profile.value if intent else ""
-    if form == "json":
-        print(render.as_json(work, options.dry_run, profile))
-    elif options.dry_run:
+    if form == "text" and options.dry_run:
         text = render.as_input(work)
         sys.stdout.write(text)
         _keep_copy(text, environment.get("DRY_RUN_FILE_PATH", ""))
-    else:
+    elif form == "text":
         log.info(render.as_sentence(work, profile))
+    return render.as_document(work, options.dry_run, profile)
 
 
 def _keep_copy(text: str, path: str) -> None:
@@ -235,15 +240,15 @@ def _validate(
     timeout: float,
     form: str,
     log: Log,
-) -> int:
+) -> dict[str, Any]:
     from meshnet.model.values import read_port
     from meshnet.ops.validate import validate
     from meshnet.render import validation as render
 
     port = read_port(settings.get("iptables-probe-port", Value("15002", "--iptables-probe-port")))
-    report: Any = validate(intent, netns, port, timeout)
-    print(render.as_json(report) if form == "json" else render.as_text(report))
+    report = validate(intent, netns, port, timeout)
+    if form == "text":
+        print(render.as_text(report))
     if report["failed"]:
         log.error(f"validation failed: {report['cause']}")
-        return 126
-    return 0
+    return render.as_document(report)

@@ -208,7 +208,7 @@ def _bypass_owner(d: Draft, spec: CaptureSpec, owner: Field, span: tuple[int, in
     who = Match(owner, IntervalSet.of(span))
     name, dns = owner.label, spec.captures_dns
     # Port 53 is exempt here for the UID and not for the GID: Istio's, in both forms.
-    ports = (DNS_PORT, spec.tunnel_port) if dns and owner is Field.UID else (spec.tunnel_port,)
+    ports = spec.not_self_calls() if owner is Field.UID else (spec.tunnel_port,)
     for family in (Family.IP, Family.IP6):
         away = Match(Field.DST, spec.loopback_of(family).values(), negated=True)
         d.add(

@@ -41,7 +41,7 @@ _ORDER = (
 
 
 def lower(draft: Draft, spec: CaptureSpec, form: Form) -> Ruleset:
-    """The draft as a concrete ruleset. Chains without a rule are left out."""
+    """The draft as a concrete ruleset. Chains without a rule are left out, and jumps to them."""
     if form is Form.NFT:
         prefix = "meshnet" if spec.profile is Profile.STRICT else "istio-proxy"
         tables = (_nft_table(draft, spec, name, f"{prefix}-{name}") for name in NFT_TABLES)
@@ -58,17 +58,17 @@ def nft_name(chain: str) -> str:
 
 
 def _nft_table(draft: Draft, spec: CaptureSpec, table: str, name: str) -> Table:
+    wanted = {
+        chain: tuple(r for r in rules if r.family is None or r.family in spec.families)
+        for (owner, chain), rules in draft.chains.items()
+        if owner == table
+    }
     chains = []
-    for (owner, chain), rules in draft.chains.items():
-        if owner != table:
-            continue
-        wanted = [r for r in rules if r.family is None or r.family in spec.families]
-        if not wanted:
-            continue
-        lowered = tuple(_nft_rule(rule) for rule in wanted)
+    for chain, rules in _without_jumps_to_nothing(wanted).items():
         hook = HOOKS.get(chain, "")
         kind = "" if not hook else _chain_kind(table, hook)
         priority = PRIORITIES[table] if hook else 0
+        lowered = tuple(_nft_rule(rule) for rule in rules)
         chains.append(Chain(nft_name(chain), lowered, kind, hook, priority))
     ordered = sorted(chains, key=_listing_order)
     return Table(Family.INET, name, tuple(ordered))
@@ -111,19 +111,37 @@ def _renamed(target: Target | None) -> Target | None:
 
 
 def _iptables_table(draft: Draft, table: str, family: Family) -> Table:
-    chains = []
-    for (owner, chain), rules in draft.chains.items():
-        if owner != table:
-            continue
-        lowered = tuple(
+    lowered = {
+        chain: tuple(
             part
             for rule in rules
             if rule.family in (None, family)
             for part in _iptables_rules(rule, family)
         )
-        if lowered:
-            chains.append(Chain(chain, lowered, hook=HOOKS.get(chain, "")))
-    return Table(family, table, tuple(chains))
+        for (owner, chain), rules in draft.chains.items()
+        if owner == table
+    }
+    chains = _without_jumps_to_nothing(lowered)
+    return Table(
+        family,
+        table,
+        tuple(Chain(name, rules, hook=HOOKS.get(name, "")) for name, rules in chains.items()),
+    )
+
+
+def _without_jumps_to_nothing(chains: dict[str, tuple[Rule, ...]]) -> dict[str, tuple[Rule, ...]]:
+    """Chains without a rule left out, and with them the jumps there, which would do nothing."""
+    while True:
+        kept = {
+            name: tuple(
+                r for r in rules if not (r.target and r.target.chain) or chains.get(r.target.chain)
+            )
+            for name, rules in chains.items()
+        }
+        kept = {name: rules for name, rules in kept.items() if rules}
+        if kept == chains:
+            return kept
+        chains = kept
 
 
 def _iptables_rules(rule: Rule, family: Family) -> list[Rule]:

@@ -15,7 +15,7 @@ from meshnet.model.intervals import IntervalSet
 from meshnet.model.match import Match, ctstate, dport, iif, mark, oif, proto
 from meshnet.model.packet import Family, Field
 from meshnet.model.rule import DROP, RESET, RETURN, jump, redirect
-from meshnet.model.spec import DNS_PORT, PASSTHROUGH, CaptureSpec, Form, IPv6
+from meshnet.model.spec import PASSTHROUGH, CaptureSpec, Form, IPv6
 
 CAPTURED = "MESHNET_REDIRECT"
 INBOUND_CAPTURED = "MESHNET_IN_REDIRECT"
@@ -208,7 +208,6 @@ def _bypass_proxy(d: Draft, spec: CaptureSpec, table: str, families: list[Family
         for field, spans in ((Field.UID, spec.uids), (Field.GID, spec.gids))
         if spans
     ]
-    ports = (DNS_PORT, spec.tunnel_port) if spec.captures_dns else (spec.tunnel_port,)
     for who in owners:
         for family in families:
             away = Match(Field.DST, spec.loopback_of(family).values(), negated=True)
@@ -216,7 +215,7 @@ def _bypass_proxy(d: Draft, spec: CaptureSpec, table: str, families: list[Family
                 table,
                 "MESHNET_OUTPUT",
                 f"out.self-call-{who.field.label}",
-                [oif("lo"), proto("tcp"), away, dport(*ports, negated=True), who],
+                [oif("lo"), proto("tcp"), away, dport(*spec.not_self_calls(), negated=True), who],
                 jump(INBOUND_CAPTURED),
                 family=family,
                 setting=f"proxy.{who.field.label}s",

@@ -259,6 +259,8 @@ def _add_output_marks(d: Draft, spec: CaptureSpec, families: list[Family]) -> No
         why="proxy to application: marked already",
         setting=setting,
     )
+    # As the self-call rule of nat has it: these are not inbound connections.
+    exempt = dport(*spec.not_self_calls(), negated=True)
     for field, spans in ((Field.UID, spec.uids), (Field.GID, spec.gids)):
         for family in families:
             away = Match(Field.DST, spec.loopback_of(family).values(), negated=True)
@@ -266,7 +268,7 @@ def _add_output_marks(d: Draft, spec: CaptureSpec, families: list[Family]) -> No
                 "mangle",
                 chain,
                 f"out.mark-{field.label}",
-                [oif("lo"), away, Match(field, IntervalSet.of(*spans))],
+                [oif("lo"), proto("tcp"), away, exempt, Match(field, IntervalSet.of(*spans))],
                 Target(Kind.MARK, mark=OUTBOUND_MARK),
                 family=family,
                 why="the proxy calling its own pod is to be captured as inbound",

@@ -171,6 +171,10 @@ class CaptureSpec:
         """Whether DNS is captured: it takes servers by name, or all of them."""
         return self.dns and (self.dns_servers is None or bool(self.dns_servers))
 
+    def not_self_calls(self) -> tuple[int, ...]:
+        """Ports that the proxy may call in its own pod without being captured: DNS, the tunnel."""
+        return (DNS_PORT, self.tunnel_port) if self.captures_dns else (self.tunnel_port,)
+
     def loopback_of(self, family: Family) -> Cidr:
         """The block that means "this pod itself" in ``family``."""
         return self.loopback if family is Family.IP else LOOPBACK6

@@ -41,3 +41,10 @@ class Log:
             mark = "" if level in ("info", "debug") else f"{level}: "
             line = f"{self.prog}: {mark}{message}"
         print(line, file=sys.stderr)
+
+
+def as_json(document: object) -> str:
+    """A document as indented JSON."""
+    import json
+
+    return json.dumps(document, indent=2)

@@ -41,8 +41,6 @@ def _verdict(row: dict[str, Any]) -> str:
     return f"{_SHOWN[row['verdict']]}: {said}"
 
 
-def as_json(report: dict[str, Any]) -> str:
+def as_document(report: dict[str, Any]) -> dict[str, Any]:
     """The report as a document of schema meshnet/v1/validation."""
-    import json
-
-    return json.dumps({"schema": "meshnet/v1/validation", **report}, indent=2)
+    return {"schema": "meshnet/v1/validation", **report}

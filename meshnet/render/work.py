@@ -56,11 +56,7 @@ def _is_rule(line: str) -> bool:
     return line.startswith(("-A ", "-I ", "add rule "))
 
 
-def as_json(work: dict[str, Any], dry_run: bool, profile: str) -> str:
+def as_document(work: dict[str, Any], dry_run: bool, profile: str) -> dict[str, Any]:
     """The work as a document: schema meshnet/v1/plan, or meshnet/v1/work once it was done."""
-    import json
-
     kind = "plan" if dry_run else "work"
-    return json.dumps(
-        {"schema": f"meshnet/v1/{kind}", "profile": profile or None, **work}, indent=2
-    )
+    return {"schema": f"meshnet/v1/{kind}", "profile": profile or None, **work}

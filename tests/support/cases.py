@@ -30,6 +30,10 @@ CASES: dict[str, tuple[str, ...]] = {
     "commented": (*DEFAULT, "--comments", "-c", "eth7"),
     "strict": (*DEFAULT, *STRICT),
     "strict-tproxy": (*TPROXY, *STRICT, "-c", "eth7"),
+    "strict-virtual-only": (*PORTS, *STRICT, "-k", "eth7"),
+    "strict-dns-of-one-family": (
+        *TPROXY, *STRICT, "--redirect-dns", "--dns-server", "10.1.0.9"
+    ),
     "strict-ipv4": (*DEFAULT, *STRICT, "--ipv6", "allow"),
     "strict-refused": (*DNS, *STRICT, "--ipv6", "drop"),
     "strict-everything": (
