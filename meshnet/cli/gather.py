@@ -32,11 +32,11 @@ def gather(given: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str
         if variable is not None:
             found[flag.name] = Value(environment[variable], f"${variable}")
     if "config" in found:
-        found = {**read_file(found["config"].text), **found}
+        found = {**read_file(found["config"].text, found["config"].origin), **found}
     return found
 
 
-def read_file(path: str) -> dict[str, Value]:
+def read_file(path: str, origin: str = "--config") -> dict[str, Value]:
     """The settings in a YAML file: docs/config.md has its keys.
 
     Raises UsageError with the key's path for a key that is not known, or a value of
@@ -49,16 +49,16 @@ def read_file(path: str) -> dict[str, Value]:
             # Every scalar stays the text that was written: 0100 is no octal, 1:59 no time.
             document = yaml.load(f, Loader=yaml.BaseLoader)
     except OSError as e:
-        raise UsageError(f"--config: cannot read {printable(path)}: {e.strerror}") from e
+        raise UsageError(f"{origin}: cannot read {printable(path)}: {e.strerror}") from e
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
         text = printable(" ".join(str(e).split()))
-        raise UsageError(f"--config: {printable(path)} is no YAML: {text}") from e
+        raise UsageError(f"{origin}: {printable(path)} is no YAML: {text}") from e
     found: dict[str, Value] = {}
     try:
         for key, content in _flatten(path, "", document or {}):
             found.update(_setting(path, key, content))
     except RecursionError as e:
-        raise UsageError(f"--config: {printable(path)} nests without end") from e
+        raise UsageError(f"{origin}: {printable(path)} nests without end") from e
     return found
 
 

@@ -15,7 +15,7 @@ from meshnet.cli.flags import FLAGS, OWN
 from meshnet.cli.gather import gather
 from meshnet.errors import MeshnetError, UsageError
 from meshnet.model.intent import DEFAULT_UID, Intent, read_intent
-from meshnet.model.values import Value, read_bool, read_choice, read_duration
+from meshnet.model.values import Value, read_bool, read_choice, read_duration, read_port
 from meshnet.render.log import Log, as_json
 
 TYPE_CHECKING = False
@@ -99,6 +99,7 @@ def _run(
     form = read_choice(settings.get("output", Value("text", "--output")), "text", "json")
     options = _options(settings, switches)
     timeout = read_duration(settings.get("probe-timeout", Value("5s", "--probe-timeout")))
+    port = read_port(settings.get("iptables-probe-port", Value("15002", "--iptables-probe-port")))
     intent = _intent(settings, environment, switches["cleanup-only"])
     for name in ("reconcile", "force-apply"):
         if switches[name]:
@@ -111,7 +112,7 @@ def _run(
     if not switches["skip-rule-apply"] or intent is None:
         document = _program(intent, options, netns, form, environment, log)
     if switches["run-validation"] and intent is not None and not options.dry_run:
-        report = _validate(intent, settings, netns, timeout, form, log)
+        report = _validate(intent, netns, port, timeout, form, log)
         document = {**document, "validation": report} if document else report
         code = 126 if report["failed"] else 0
     if form == "json" and document:
@@ -120,17 +121,18 @@ def _run(
 
 
 def _options(settings: Mapping[str, Value], switches: Mapping[str, bool]) -> Options:
-    from meshnet.ops.choose import backend_for
+    from meshnet.ops.choose import BINARIES
     from meshnet.ops.program import Options
 
     backend = read_choice(
         settings.get("backend", Value("auto", "--backend")), "auto", "legacy", "nft-compat", "nft"
     )
-    asked = {"--backend": backend}
+    asked = {settings["backend"].origin: backend} if "backend" in settings else {}
     if switches["native-nftables"]:
-        asked["--native-nftables"] = "nft"
+        asked[settings["native-nftables"].origin] = "nft"
     if "force-iptables-binary" in settings:
-        asked["--force-iptables-binary"] = backend_for(settings["force-iptables-binary"].text)
+        binary = settings["force-iptables-binary"]
+        asked[binary.origin] = BINARIES[read_choice(binary, *BINARIES)]
     wanted = {name for name in asked.values() if name != "auto"}
     if len(wanted) > 1:
         said = ", ".join(f"{flag} means {name}" for flag, name in asked.items() if name != "auto")
@@ -192,11 +194,11 @@ def _netns(settings: Mapping[str, Value]) -> str | None:
     target, path = settings.get("target"), settings.get("network-namespace")
     if target is not None and path is not None and path.text:
         raise UsageError(f"{target.origin} and {path.origin} both name a namespace", "give one")
-    if target is not None:
-        from meshnet.host.target import netns_of
+    from meshnet.host.target import netns_at, netns_of
 
-        return netns_of(target.text)
-    return path.text if path is not None and path.text else None
+    if target is not None:
+        return netns_of(target.text, target.origin)
+    return netns_at(path.text, path.origin) if path is not None and path.text else None
 
 
 def _program(
@@ -235,17 +237,15 @@ def _keep_copy(text: str, path: str) -> None:
 
 def _validate(
     intent: Intent,
-    settings: Mapping[str, Value],
     netns: str | None,
+    port: int,
     timeout: float,
     form: str,
     log: Log,
 ) -> dict[str, Any]:
-    from meshnet.model.values import read_port
     from meshnet.ops.validate import validate
     from meshnet.render import validation as render
 
-    port = read_port(settings.get("iptables-probe-port", Value("15002", "--iptables-probe-port")))
     report = validate(intent, netns, port, timeout)
     if form == "text":
         print(render.as_text(report))

@@ -46,12 +46,17 @@ def read_rule(statements: list[dict[str, Any]], table: Family, comment: str = ""
         import json
 
         text = json.dumps(statements, separators=(",", ":"))
-        jump = next((s["jump"]["target"] for s in statements if "jump" in s), None)
-        known = Target(Kind.JUMP, chain=jump) if jump else None
+        known = next((_jump_of(s) for s in statements if "jump" in s), None)
         return Rule((), known, opaque=text, comment=comment, packets=packets, bytes=count)
     return Rule(
         tuple(matches), target, family=family, comment=comment, packets=packets, bytes=count
     )
+
+
+def _jump_of(statement: dict[str, Any]) -> Target | None:
+    body = statement["jump"]
+    chain = body.get("target") if isinstance(body, dict) else None
+    return Target(Kind.JUMP, chain=chain) if isinstance(chain, str) else None
 
 
 class _Reader:
@@ -174,6 +179,8 @@ def _read_target(name: str, body: Any) -> Target:
     if name in _VERDICTS:
         return Target(_VERDICTS[name])
     if name in ("jump", "goto"):
+        if not isinstance(body["target"], str):
+            raise _Unknown(name)
         return Target(Kind.JUMP if name == "jump" else Kind.GOTO, chain=body["target"])
     if name == "redirect" and set(body) == {"port"}:
         return Target(Kind.REDIRECT, port=int(body["port"]))

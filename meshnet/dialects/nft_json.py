@@ -18,7 +18,9 @@ _FAMILIES = frozenset(family.value for family in Family)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
+
+    T = TypeVar("T", str, int)
 
 
 def parse_listing(text: str) -> Ruleset:
@@ -45,7 +47,7 @@ def _read_items(items: list[dict[str, Any]]) -> Ruleset:
         elif "rule" in item:
             rule = item["rule"]
             if rule["family"] in _FAMILIES:
-                found = read_rule(rule["expr"], Family(rule["family"]), rule.get("comment", ""))
+                found = read_rule(rule["expr"], Family(rule["family"]), _typed(rule, "comment", ""))
                 tables[rule["family"], rule["table"]][rule["chain"]][1].append(found)
     return Ruleset(
         tuple(
@@ -58,13 +60,21 @@ def _read_items(items: list[dict[str, Any]]) -> Ruleset:
 
 def _chain(chain: dict[str, Any], rules: list[Rule]) -> Chain:
     return Chain(
-        chain["name"],
+        _typed(chain, "name", ""),
         tuple(rules),
-        kind=chain.get("type", ""),
-        hook=chain.get("hook", ""),
-        priority=chain.get("prio", 0),
-        policy=chain.get("policy", "accept"),
+        kind=_typed(chain, "type", ""),
+        hook=_typed(chain, "hook", ""),
+        priority=_typed(chain, "prio", 0),
+        policy=_typed(chain, "policy", "accept"),
     )
+
+
+def _typed(body: dict[str, Any], key: str, default: T) -> T:
+    """What ``body`` has for ``key``; TypeError where it is of another type than ``default``."""
+    value = body.get(key, default)
+    if type(value) is not type(default):
+        raise TypeError(f"{key} is {type(value).__name__}")
+    return value
 
 
 def print_listing(ruleset: Ruleset) -> str:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from meshnet.backends import NAMES, Backend, load_backend
-from meshnet.errors import KernelLacks, RulesElsewhere, UsageError
+from meshnet.errors import KernelLacks, RulesElsewhere
 from meshnet.model.frozen import dataclass
 from meshnet.model.ruleset import Ruleset
+
+#: The backend that a value of Istio's ``--force-iptables-binary`` means.
+BINARIES = {
+    "iptables": "auto",
+    "iptables-nft": "nft-compat",
+    "iptables-legacy": "legacy",
+    "ip6tables": "auto",
+    "ip6tables-nft": "nft-compat",
+    "ip6tables-legacy": "legacy",
+}
 
 
 @dataclass(frozen=True)
@@ -75,18 +85,3 @@ def _best(seen: Survey) -> tuple[str, str]:
 
 def _has_rules(held: Ruleset) -> bool:
     return any(True for _ in held.rules())
-
-
-def backend_for(binary: str) -> str:
-    """The backend that Istio's ``--force-iptables-binary`` names; UsageError for another value."""
-    known = {
-        "iptables": "auto",
-        "ip6tables": "auto",
-        "iptables-nft": "nft-compat",
-        "ip6tables-nft": "nft-compat",
-        "iptables-legacy": "legacy",
-        "ip6tables-legacy": "legacy",
-    }
-    if binary not in known:
-        raise UsageError(f"--force-iptables-binary: {binary!r} is not known", " | ".join(known))
-    return known[binary]

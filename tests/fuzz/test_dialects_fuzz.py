@@ -52,8 +52,8 @@ bounded = settings(
 #: What the kernel's own dumps never have in a word, and what no printer lets through.
 UNPRINTABLE = set("\r\0")
 FAMILIES = st.sampled_from((Family.IP, Family.IP6))
-WORDS = """! -A -j -g -p -s -d -i -o -m " ' \\ ] [ : * COMMIT - ACCEPT RETURN REDIRECT TPROXY MARK CT
-tcp udp multiport owner mark connmark conntrack comment --dport --dports --uid-owner --mark 80
+WORDS = """! -A -j -g -p -s -d -i -o -m " ' \\ ] [ : * COMMIT - ACCEPT RETURN REDIRECT TPROXY MARK
+CT tcp udp multiport owner mark connmark conntrack comment --dport --dports --uid-owner --mark 80
 --ctstate --comment --to-ports --on-port --on-ip --tproxy-mark --set-xmark --zone 0x1/0x2 80:90
 --reject-with 1-5 NEW,FOO 10.0.0.0/8 fd00::/8 999999999999 -1 0x eth+ + X *nat :X"""
 any_word = st.sampled_from([*WORDS.split(), "\x85", "\u2028", "\x00", "\n"])
