@@ -69,14 +69,19 @@ def _commented(rule: Rule) -> Rule:
     return rule if rule.comment else replace(rule, comment=f"{COMMENT}{rule.id}")
 
 
-def commit_order(wanted: Ruleset, family: Family) -> tuple[str, ...]:
+def commit_order(held: Ruleset, wanted: Ruleset, family: Family) -> tuple[str, ...]:
     """The order of tables, so that capture never pauses between two commits.
+
+    Where nothing of ours is there yet, nothing can pause: then it is the order of Istio's
+    tool, which a listing of nf_tables shows.
 
     Zones before the redirects that need them; a table that takes over before the one
     that gives up: mangle before nat where TPROXY takes inbound connections, after it
     where REDIRECT does; refusals before nat lets go of IPv6, and gone after nat has it.
     When all goes, mangle goes first: nat's chains tell which of its rules are ours.
     """
+    if not any(c.name in OWN_CHAINS for t in held.of(family).tables for c in t.chains):
+        return ("mangle", "nat", "raw", "filter")
     if not wanted.of(family).tables:
         return ("mangle", "nat", "filter", "raw")
     mangle = wanted.table(family, "mangle")
@@ -95,7 +100,7 @@ def _plan(held: Ruleset, wanted: Ruleset) -> tuple[TableEdit, ...]:
     ours = owned_rules(held)
     found = []
     for family in (Family.IP, Family.IP6):
-        for name in commit_order(wanted, family):
+        for name in commit_order(held, wanted, family):
             edits = _plan_table(
                 held.table(family, name) or Table(family, name),
                 wanted.table(family, name) or Table(family, name),

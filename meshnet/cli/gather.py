@@ -55,7 +55,7 @@ def read_file(path: str, origin: str = "--config") -> dict[str, Value]:
         raise UsageError(f"{origin}: {printable(path)} is no YAML: {text}") from e
     found: dict[str, Value] = {}
     try:
-        for key, content in _flatten(path, "", document or {}):
+        for key, content in _flatten(f"{origin}: {printable(path)}", "", document or {}):
             found.update(_setting(path, key, content))
     except RecursionError as e:
         raise UsageError(f"{origin}: {printable(path)} nests without end") from e
@@ -66,23 +66,19 @@ def _known() -> dict[str, str]:
     return {flag.key: flag.name for flag in FLAGS if flag.key} | {"dns.capture": ""}
 
 
-def _flatten(path: str, prefix: str, node: Any) -> list[tuple[str, Any]]:
+def _flatten(where: str, prefix: str, node: Any) -> list[tuple[str, Any]]:
     if not isinstance(node, dict):
-        raise UsageError(
-            f"--config: {printable(path)}: {prefix or 'the document'} is not a mapping"
-        )
+        raise UsageError(f"{where}: {prefix or 'the document'} is not a mapping")
     pairs: list[tuple[str, Any]] = []
     sections = {key.rpartition(".")[0] for key in _known() if "." in key}
     for name, content in node.items():
         key = f"{prefix}.{name}" if prefix else str(name)
         if key in sections:
-            pairs += _flatten(path, key, content or {})
+            pairs += _flatten(where, key, content or {})
         elif key in _known():
             pairs.append((key, content))
         else:
-            raise UsageError(
-                f"--config: {printable(path)}: {printable(key)} is not known", _nearest(key)
-            )
+            raise UsageError(f"{where}: {printable(key)} is not known", _nearest(key))
     return pairs
 
 

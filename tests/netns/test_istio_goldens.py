@@ -28,7 +28,9 @@ def dumps(netns: Namespace, backend: str) -> dict[str, str]:
         return {"nft": netns.nft()}
     variant = backend.removesuffix("-compat")
     tools = [f"{prefix}-{variant}-save" for prefix in ("iptables", "ip6tables")]
-    return {tool: netns.dump(tool) for tool in tools}
+    shown = {tool: netns.dump(tool) for tool in tools}
+    # nf_tables lists tables and chains in the order in which they came to be.
+    return shown | {"nft": netns.nft()} if backend == "nft-compat" else shown
 
 
 def program(netns: Namespace, case: dict[str, Any], backend: str, place: Path) -> None:
