@@ -197,6 +197,7 @@ def _bypass_proxy(d: Draft, spec: CaptureSpec) -> None:
             RETURN,
             family=family,
             why="the proxy hands inbound connections to the application from this address",
+            setting="profile",
         )
     for uid in spec.uids:
         _bypass_owner(d, spec, Field.UID, uid)

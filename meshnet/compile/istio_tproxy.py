@@ -146,6 +146,7 @@ def _add_exemptions(d: Draft, spec: CaptureSpec, form: Form) -> None:
             family=family,
             at=1 if form is Form.NFT else at,
             why="the proxy hands inbound connections to the application from this address",
+            setting="profile",
         )
     d.add(
         "mangle",

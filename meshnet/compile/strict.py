@@ -188,6 +188,7 @@ def _skip_outbound(d: Draft, spec: CaptureSpec, table: str, families: list[Famil
             RETURN,
             family=family,
             why="the proxy hands inbound connections to the application from this address",
+            setting="profile",
         )
 
 

@@ -162,6 +162,7 @@ def _add_tproxy(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
             RETURN,
             family=family,
             why="the proxy hands inbound connections to the application from this address",
+            setting="profile",
         )
     d.add(
         "mangle",

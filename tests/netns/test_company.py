@@ -97,7 +97,9 @@ def test_a_held_xtables_lock_names_its_holder(netns: Namespace, tmp_path) -> Non
 
 def test_the_iptables_program_waits_for_us_and_we_for_it(netns: Namespace) -> None:
     """Both take the same lock: beside a busy iptables program every run of ours succeeds."""
-    loop = "for i in $(seq 60); do iptables-legacy -w 20 -t nat -A POSTROUTING -p tcp --dport $i; done"
+    loop = (
+        "for i in $(seq 60); do iptables-legacy -w 20 -t nat -A POSTROUTING -p tcp --dport $i; done"
+    )
     busy = spawn(netns, "bash", "-c", loop)
     for case in ("default", "classic", "dns"):
         netns.init(*CASES[case], "--backend", "legacy")

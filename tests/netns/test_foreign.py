@@ -136,7 +136,8 @@ TWINS = {
         "*mangle\n-A PREROUTING -p tcp -m mark --mark 1337 -j CONNMARK --save-mark\n"
         "-A PREROUTING -p udp -j ACCEPT\n"
         "-A OUTPUT -p tcp -o lo -m mark --mark 1337 -j RETURN\n"
-        "-A OUTPUT ! -d 127.0.0.1/32 -p tcp -o lo -m owner --uid-owner 1337 -j MARK --set-mark 1338\n"
+        "-A OUTPUT ! -d 127.0.0.1/32 -p tcp -o lo -m owner --uid-owner 1337 "
+        "-j MARK --set-mark 1338\n"
         "-A OUTPUT -p tcp -m connmark --mark 1337 -j CONNMARK --restore-mark\n"
         "-A OUTPUT -j MARK --set-mark 5\nCOMMIT\n", TPROXY),
     "TPROXY's marks, and no TPROXY": (

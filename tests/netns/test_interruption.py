@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.netns.test_convergence import without_empty_tables
 from tests.support import observed
 from tests.support.cases import BACKENDS, CASES, DEFAULT, DNS, ON, TPROXY
 from tests.support.namespaces import Namespace
-from tests.netns.test_convergence import without_empty_tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,8 +20,10 @@ def run_observed(netns: Namespace, log: Path, kill: int, *arguments: str) -> int
     """The exit code of meshnet-init with its touches logged; negative when it was killed."""
     log.unlink(missing_ok=True)
     done = subprocess.run(
-        ["nsenter", f"--net={netns.path}", sys.executable, observed.__file__]
-        + [str(log), str(kill), *arguments],
+        [
+            *("nsenter", f"--net={netns.path}", sys.executable, observed.__file__),
+            *(str(log), str(kill), *arguments),
+        ],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         capture_output=True,
@@ -60,9 +62,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("change", CHANGES)
-def test_killed_at_every_touch(
-    netns: Namespace, tmp_path: Path, change: str, backend: str
-) -> None:
+def test_killed_at_every_touch(netns: Namespace, tmp_path: Path, change: str, backend: str) -> None:
     old, new = ((*a, "--backend", backend) if a and "--cleanup-only" not in a else a
                 for a in CHANGES[change])  # fmt: skip
     log = tmp_path / "touches"

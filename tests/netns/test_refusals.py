@@ -37,8 +37,13 @@ def hide(folder: Path, tool: str) -> dict[str, str]:
     ],
 )
 def test_a_refused_step_leaves_what_was_there(
-    netns: Namespace, tmp_path: Path, backend: str, tool: str, old: tuple[str, ...], new: tuple[str, ...]
-) -> None:  # fmt: skip
+    netns: Namespace,
+    tmp_path: Path,
+    backend: str,
+    tool: str,
+    old: tuple[str, ...],
+    new: tuple[str, ...],
+) -> None:
     netns.run("ip", "link", "set", "lo", "up")
     if old:
         netns.init(*old, "--backend", backend)

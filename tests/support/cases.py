@@ -20,10 +20,14 @@ CASES: dict[str, tuple[str, ...]] = {
     "tproxy-without-ports": (*PORTS, "-m", "TPROXY", "-i", "*", "-b", ""),
     "dns": (*DNS, *ON),
     "dns-everywhere": (*DEFAULT, "--redirect-dns", "--capture-all-dns", *ON),
-    "two-proxies": (*PORTS[:4], "-u", "3,4", "-g", "1,2", "-b", "*", "-i", "10.0.0.0/8,fd00::/8", *ON),
+    "two-proxies": (
+        *PORTS[:4], "-u", "3,4", "-g", "1,2", "-b", "*", "-i", "10.0.0.0/8,fd00::/8", *ON
+    ),
     "excluded-interfaces": (*DEFAULT, "-c", "eth7,eth8"),
     "virtual-interfaces": (*DEFAULT, "-k", "eth7,eth8"),
-    "virtual-and-blocks": (*PORTS, "-b", "80,443", "-k", "eth7", "-i", "10.0.0.0/8", "-x", "10.9.0.0/16"),
+    "virtual-and-blocks": (
+        *PORTS, "-b", "80,443", "-k", "eth7", "-i", "10.0.0.0/8", "-x", "10.9.0.0/16"
+    ),
     "virtual-without-blocks": (*PORTS, "-k", "eth7"),
     "ports": (*PORTS, "-b", "80,8080", "-q", "443,8443", "-o", "22"),
     "drop-invalid": (*DEFAULT, "--drop-invalid", *ON),

@@ -43,7 +43,9 @@ class Namespace:
             raise AssertionError(f"{argv} gave {done.returncode}: {done.stdout}{done.stderr}")
         return done
 
-    def init(self, *arguments: str, check: bool = True, env=None) -> subprocess.CompletedProcess[str]:
+    def init(
+        self, *arguments: str, check: bool = True, env=None
+    ) -> subprocess.CompletedProcess[str]:
         """Run the installed meshnet-init in here."""
         return self.run(meshnet_init(), *arguments, check=check, env=env)
 
@@ -68,7 +70,9 @@ class Namespace:
             names = self.run("cat", f"/proc/self/net/{family}_tables_names").stdout.split()
             for table in sorted(names):
                 dump = self.run(f"{prefix}-legacy-save", "-t", table).stdout
-                rules = [re.sub(r"\[\d+:\d+\]", "[]", r) for r in dump.splitlines() if r[:1] in "-:"]
+                rules = [
+                    re.sub(r"\[\d+:\d+\]", "[]", r) for r in dump.splitlines() if r[:1] in "-:"
+                ]
                 shown[f"legacy {family} {table}"] = "\n".join(rules)
         for version in ("-4", "-6"):
             shown[f"rules {version}"] = self.run("ip", version, "rule").stdout

@@ -1,0 +1,31 @@
+"""Every rule says what it is called, why it exists, and which setting made it."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshnet.cli.flags import FLAGS
+from meshnet.cli.gather import gather
+from meshnet.cli.init import build_parser
+from meshnet.compile import compile_spec
+from meshnet.model.intent import read_intent
+from meshnet.model.spec import Form
+from tests.support.cases import CASES
+
+KNOWN = {flag.key for flag in FLAGS if flag.key} | {"dns.capture", "profile", "ipv6"}
+#: Not traffic, so no part of an intent.
+OTHER = {flag.name for flag in FLAGS if not flag.traffic} - {"profile"}
+
+
+@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("case", CASES)
+def test_rules_have_reasons(case: str, form: Form) -> None:
+    given = vars(build_parser("test").parse_args(CASES[case]))
+    settings = {k: v for k, v in gather(given, {}).items() if k not in OTHER}
+    spec = read_intent(settings, lambda name: None).spec
+    rules = [rule for _, _, rule in compile_spec(spec, form).rules()]
+    assert rules
+    for rule in rules:
+        assert rule.id and "." in rule.id and " " not in rule.id, rule
+        assert rule.why and "\n" not in rule.why and len(rule.why) < 100, rule
+        assert rule.setting in KNOWN, rule
