@@ -28,6 +28,9 @@ if TYPE_CHECKING:
         def holds_own(self, held: Ruleset) -> bool:
             """Whether something of ours is in what :meth:`read` gave."""
 
+        def may_hold_own(self) -> bool:
+            """The same question where :meth:`read` cannot work: no program is needed to ask."""
+
         def plan(self, held: Ruleset, wanted: Ruleset) -> Plan:
             """What turns ``held`` into ``wanted``; a plan without steps where nothing does."""
 

@@ -7,6 +7,7 @@ from meshnet.backends.edits import TableEdit, plan_edits, print_edits
 from meshnet.compile.ownership import has_own
 from meshnet.dialects.iptables import parse_save
 from meshnet.errors import KernelLacks, NotPermitted, ToolFailed, printable
+from meshnet.host.capabilities import unmapped_ids_hint
 from meshnet.host.process import Finished, find_tool, run_tool
 from meshnet.model.packet import Family
 from meshnet.model.ruleset import Ruleset
@@ -29,6 +30,10 @@ def save(variant: str, family: Family) -> Ruleset:
     tool = f"{PREFIX[family]}-{variant}-save"
     done = run_tool([tool, "-c"])
     check(done, tool)
+    for line in done.out.splitlines():
+        if line.startswith("# Table") and "is incompatible" in line:
+            said = printable(line.lstrip("# "))
+            raise KernelLacks(f"{tool} cannot read this namespace: {said}", "--backend nft can")
     dump = parse_save(done.out, family)
     return Ruleset(tuple(t for t in dump.tables if t.name in TABLES))
 
@@ -73,4 +78,4 @@ def check(done: Finished, tool: str) -> None:
                 f"{tool}: this kernel lacks a table or a module: {words}",
                 "another --backend may work",
             )
-    raise ToolFailed(f"{tool} refused: {words}")
+    raise ToolFailed(f"{tool} refused: {words}", unmapped_ids_hint(words))

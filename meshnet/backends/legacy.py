@@ -61,6 +61,10 @@ class Legacy:
         """Whether something of ours is there."""
         return iptables.holds_own(held)
 
+    def may_hold_own(self) -> bool:
+        """Whether there are tables at all; what is in them takes a program to read."""
+        return any(existing_tables(family) for family in iptables.PREFIX)
+
     def plan(self, held: Ruleset, wanted: Ruleset) -> Plan:
         """One step a family that changes."""
         return iptables.plan(self.name, "legacy", held, wanted)

@@ -6,6 +6,7 @@ from meshnet.backends.base import Plan, Step
 from meshnet.compile.ownership import OWN_TABLES
 from meshnet.dialects.nft_text import print_deletion, print_table
 from meshnet.errors import KernelLacks, NotPermitted, ToolFailed, printable
+from meshnet.host.capabilities import unmapped_ids_hint
 from meshnet.host.nfnetlink import missing, table_names
 from meshnet.host.process import Finished, find_tool, run_tool
 from meshnet.model.packet import Family
@@ -39,6 +40,10 @@ class Nft:
     def holds_own(self, held: Ruleset) -> bool:
         """Whether one of our tables is there."""
         return bool(held.tables)
+
+    def may_hold_own(self) -> bool:
+        """Whether a table of ours is there, by netlink alone."""
+        return any(f is Family.INET and n in OWN_TABLES for f, n in table_names())
 
     def plan(self, held: Ruleset, wanted: Ruleset) -> Plan:
         """One transaction over all tables and both families, or nothing."""
@@ -91,4 +96,4 @@ def _check(done: Finished) -> None:
                 f"nft: this kernel or this nft lacks something: {words}",
                 "another --backend may work",
             )
-    raise ToolFailed(f"nft refused: {words}")
+    raise ToolFailed(f"nft refused: {words}", unmapped_ids_hint(words))

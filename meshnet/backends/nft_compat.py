@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from meshnet.backends import iptables
 from meshnet.backends.base import Plan
+from meshnet.compile.ownership import OWN_CHAINS
 from meshnet.errors import ToolFailed
-from meshnet.host.nfnetlink import base_chains, delete_empty, missing, rule_handles, table_names
+from meshnet.host.nfnetlink import (
+    base_chains,
+    chain_names,
+    delete_empty,
+    missing,
+    rule_handles,
+    table_names,
+)
 from meshnet.host.process import run_tool
 from meshnet.model.packet import Family
 from meshnet.model.ruleset import Ruleset
@@ -43,6 +51,14 @@ class NftCompat:
     def holds_own(self, held: Ruleset) -> bool:
         """Whether something of ours is there."""
         return iptables.holds_own(held)
+
+    def may_hold_own(self) -> bool:
+        """Whether a chain of ours is in a built-in table, by netlink alone."""
+        return any(
+            table in iptables.TABLES and name in OWN_CHAINS
+            for family in iptables.PREFIX
+            for table, name in chain_names(family)
+        )
 
     def plan(self, held: Ruleset, wanted: Ruleset) -> Plan:
         """One step a family that changes."""

@@ -7,6 +7,7 @@ whole run may (docs/performance.md). ``meshnet init`` hands its arguments to thi
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 
@@ -77,6 +78,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "meshnet-init") -> NoRet
 def run(argv: Sequence[str], environment: Mapping[str, str], prog: str = "meshnet-init") -> int:
     """The exit code of ``prog`` with these arguments and variables."""
     log = Log(prog, as_json="--log-as-json" in argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         settings = gather(vars(build_parser(prog).parse_args(argv)), environment)
         switches = {name: name in settings and read_bool(settings[name]) for name in _BOOLEANS}
@@ -116,8 +120,21 @@ def _run(
         document = {**document, "validation": report} if document else report
         code = 126 if report["failed"] else 0
     if form == "json" and document:
-        print(as_json(document))
+        _say(as_json(document) + "\n")
     return code
+
+
+def _say(text: str) -> None:
+    """Write to standard output, all of it, or raise MeshnetError."""
+    if sys.stdout is None:
+        raise MeshnetError("standard output is closed")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as e:
+        # What could not be written would be tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise MeshnetError(f"cannot write to standard output: {e.strerror}") from e
 
 
 def _options(settings: Mapping[str, Value], switches: Mapping[str, bool]) -> Options:
@@ -219,7 +236,7 @@ def _program(
     profile = intent.spec.profile.value if intent else ""
     if form == "text" and options.dry_run:
         text = render.as_input(work)
-        sys.stdout.write(text)
+        _say(text)
         _keep_copy(text, environment.get("DRY_RUN_FILE_PATH", ""))
     elif form == "text":
         log.info(render.as_sentence(work, profile))
@@ -248,7 +265,7 @@ def _validate(
 
     report = validate(intent, netns, port, timeout)
     if form == "text":
-        print(render.as_text(report))
+        _say(render.as_text(report) + "\n")
     if report["failed"]:
         log.error(f"validation failed: {report['cause']}")
     return render.as_document(report)

@@ -63,20 +63,32 @@ Place = tuple[Family, str, str]
 def owned_rules(dump: Ruleset) -> dict[Place, frozenset[int]]:
     """For each chain that is not ours the positions (from 0) of our rules; none, no entry."""
     found: dict[Place, set[int]] = {}
-    tagged = False
+    tagged = _tagged_tables(dump)
     for table in dump.tables:
         for chain in table.chains:
             if chain.name in OWN_CHAINS:
                 continue
             for position, rule in enumerate(chain.rules):
-                ours = rule.comment.startswith(COMMENT)
-                tagged = tagged or ours
+                ours = table in tagged and rule.comment.startswith(COMMENT)
                 if ours or is_chain_jump(rule, OWN_CHAINS):
                     found.setdefault((table.family, table.name, chain.name), set()).add(position)
-    if not tagged:
-        for family in (Family.IP, Family.IP6):
-            _add_untagged(dump, family, found)
+    for family in (Family.IP, Family.IP6):
+        _add_untagged(dump, family, tagged, found)
     return {place: frozenset(positions) for place, positions in found.items() if positions}
+
+
+def _tagged_tables(dump: Ruleset) -> list[Table]:
+    """The tables that were written with comments: each is one commit, so all of it or nothing."""
+    return [
+        table
+        for table in dump.tables
+        if any(
+            rule.comment.startswith(COMMENT)
+            for chain in table.chains
+            if chain.name in OWN_CHAINS
+            for rule in chain.rules
+        )
+    ]
 
 
 def own_part(dump: Ruleset) -> Ruleset:
@@ -112,11 +124,13 @@ def has_own(dump: Ruleset) -> bool:
     )
 
 
-def _add_untagged(dump: Ruleset, family: Family, found: dict[Place, set[int]]) -> None:
-    for table, chain, expected, head in _expected(dump, family):
+def _add_untagged(
+    dump: Ruleset, family: Family, tagged: list[Table], found: dict[Place, set[int]]
+) -> None:
+    for table, chain, expected, head in _expected(dump, family, tagged):
         place = dump.table(family, table)
         actual = place.chain(chain) if place else None
-        if actual is None:
+        if actual is None or place in tagged:
             continue
         positions = found.setdefault((family, table, chain), set())
         order = range(len(actual.rules))
@@ -127,7 +141,9 @@ def _add_untagged(dump: Ruleset, family: Family, found: dict[Place, set[int]]) -
                     break
 
 
-def _expected(dump: Ruleset, family: Family) -> list[tuple[str, str, list[Rule], bool]]:
+def _expected(
+    dump: Ruleset, family: Family, tagged: list[Table]
+) -> list[tuple[str, str, list[Rule], bool]]:
     """(table, chain, rules, whether in front) that the decompiled spec puts untagged."""
     shapes: list[tuple[str, str, list[Rule], bool]] = []
     nat = dump.table(family, "nat")
@@ -140,6 +156,7 @@ def _expected(dump: Ruleset, family: Family) -> list[tuple[str, str, list[Rule],
         tables.append("mangle")
     if not tables:
         return shapes
+    tables = [name for name in tables if dump.table(family, name) not in tagged]
     skipped = _excluded_interfaces([dump.table(family, t) for t in tables])
     for table in tables:
         shapes.append((table, "PREROUTING", [_by(Field.IIF, n) for n in skipped], False))

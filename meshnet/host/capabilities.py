@@ -22,6 +22,22 @@ def held() -> frozenset[str]:
     return frozenset(name for name, bit in _BITS.items() if mask >> bit & 1)
 
 
+def unmapped_ids_hint(words: str) -> str:
+    """Why the kernel may have said "Invalid argument": an owner that this user namespace lacks.
+
+    "" where ``words`` say something else, or every id is mapped (``net/netfilter/xt_owner.c``
+    makes ids valid in the user namespace of the network namespace).
+    """
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as f:
+            whole = f.read().split() == ["0", "0", "4294967295"]
+    except OSError:
+        whole = True
+    if whole or "Invalid argument" not in words:
+        return ""
+    return "in a user namespace, rules can name only UIDs and GIDs that are mapped in it"
+
+
 def require(*names: str) -> None:
     """Raise NotPermitted for the first of ``names`` that is not held."""
     have = held()

@@ -86,6 +86,15 @@ def base_chains(family: Family) -> list[BaseChain]:
     return found
 
 
+def chain_names(family: Family) -> frozenset[tuple[str, str]]:
+    """(table, chain) of every chain of ``family``; empty on a kernel without nf_tables."""
+    if missing():
+        return frozenset()
+    answers = exchange(_NETFILTER, _GET_CHAIN, DUMP, _generic(family), "nft chains")
+    fields = (attributes(body[4:]) for body in answers)
+    return frozenset((_text(f[_CHAIN_TABLE]), _text(f[_CHAIN_NAME])) for f in fields)
+
+
 def rule_handles(family: Family) -> frozenset[tuple[str, int]]:
     """(table, handle) of every rule of ``family``."""
     answers = exchange(_NETFILTER, _GET_RULE, DUMP, _generic(family), "nft rules")

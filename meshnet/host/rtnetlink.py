@@ -31,17 +31,21 @@ _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 10, 15, 16, 21
 _RTA_OIF, _RTA_TABLE = 4, 15
 _LOCAL_TYPE, _HOST_SCOPE = 2, 254
 _TO_TABLE = 1
+_INVERT = 2
+_ALL_BITS = b"\xff\xff\xff\xff"
+#: Attributes that narrow a rule: interfaces, user range, protocol, ports, tunnel, iif group.
+_NARROWING = {3, 17, 12, 20, 22, 23, 24}
 _UP = 1
 
 
 class Address:
     """An address of an interface, as far as we look at it."""
 
-    def __init__(self, family: Family, number: int, link: int, scope: int, protocol: int) -> None:
+    def __init__(self, family: Family, number: int, length: int, link: int, protocol: int) -> None:
         self.family = family
         self.number = number
+        self.length = length
         self.link = link
-        self.scope = scope
         self.protocol = protocol
 
     def is_local_only(self) -> bool:
@@ -55,13 +59,13 @@ def addresses() -> list[Address]:
     """Every address of this namespace, IPv4 first, in the kernel's order."""
     found = []
     for body in exchange(_ROUTE, _GETADDR, DUMP, struct.pack("=BBBBi", 0, 0, 0, 0, 0), "addresses"):
-        af, _, _, scope, link = struct.unpack_from("=BBBBi", body)
+        af, length, _, _, link = struct.unpack_from("=BBBBi", body)
         fields = attributes(body[8:])
         raw = fields.get(_IFA_LOCAL) or fields.get(_IFA_ADDRESS)
         if af in _FAMILY and raw:
             protocol = fields.get(_IFA_PROTO, b"\0")[0]
             number = int.from_bytes(raw, "big")
-            found.append(Address(_FAMILY[af], number, link, scope, protocol))
+            found.append(Address(_FAMILY[af], number, length, link, protocol))
     return found
 
 
@@ -89,43 +93,54 @@ def raise_loopback() -> None:
     exchange(_ROUTE, _NEWLINK, ACK, body, "setting lo up")
 
 
-def owned_parts() -> list[Part]:
-    """What of ours this namespace holds, told by the protocol number.
+def present_parts() -> list[tuple[Part, bool]]:
+    """Parts that this namespace holds, and whether each is ours, told by the protocol number.
 
     A kernel before 5.18 keeps no number with an address: there ``::6`` on lo counts as ours.
+    What has another shape than a part of a plan is none, whatever its number.
     """
-    parts: list[Part] = []
+    parts: list[tuple[Part, bool]] = []
     old = tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2]) < (5, 18)
+    index, _ = loopback()
     for address in addresses():
-        unmarked = old and address.family is Family.IP6 and address.number == 6
-        if address.protocol == PROTOCOL or unmarked:
-            parts.append(LoopbackAddress(address.family, address.number))
+        bits = 32 if address.family is Family.IP else 128
+        if address.link == index and address.length == bits:
+            unmarked = old and address.family is Family.IP6 and address.number == 6
+            part = LoopbackAddress(address.family, address.number)
+            parts.append((part, address.protocol == PROTOCOL or unmarked))
     for family in _AF:
-        parts += _owned_rules(family)
-        parts += _owned_routes(family)
+        parts += _present_rules(family)
+        parts += _present_routes(family, index)
     return parts
 
 
-def _owned_rules(family: Family) -> list[Part]:
-    parts: list[Part] = []
+def _present_rules(family: Family) -> list[tuple[Part, bool]]:
+    parts: list[tuple[Part, bool]] = []
     for body in exchange(_ROUTE, _GETRULE, DUMP, _rule_header(family), "policy rules"):
+        _, to, source, _, _, _, _, action, flags = struct.unpack_from("=BBBBBBBBI", body)
         fields = attributes(body[12:])
-        if fields.get(_FRA_PROTOCOL, b"\0")[0] == PROTOCOL and _FRA_FWMARK in fields:
-            (mark,) = struct.unpack("=I", fields[_FRA_FWMARK])
-            (table,) = struct.unpack("=I", fields[_FRA_TABLE])
-            parts.append(PolicyRule(family, mark, table))
+        whole = fields.get(_FRA_FWMASK, _ALL_BITS) == _ALL_BITS
+        if _FRA_FWMARK not in fields or not whole or (to, source, action) != (0, 0, _TO_TABLE):
+            continue
+        if flags & _INVERT or set(fields) & _NARROWING:
+            continue
+        (mark,) = struct.unpack("=I", fields[_FRA_FWMARK])
+        (table,) = struct.unpack("=I", fields[_FRA_TABLE])
+        ours = fields.get(_FRA_PROTOCOL, b"\0")[0] == PROTOCOL
+        parts.append((PolicyRule(family, mark, table), ours))
     return parts
 
 
-def _owned_routes(family: Family) -> list[Part]:
-    parts: list[Part] = []
+def _present_routes(family: Family, index: int) -> list[tuple[Part, bool]]:
+    parts: list[tuple[Part, bool]] = []
     body = struct.pack("=BBBBBBBBI", _AF[family], 0, 0, 0, 0, 0, 0, 0, 0)
     for answer in exchange(_ROUTE, _GETROUTE, DUMP, body, "routes"):
-        protocol = answer[5]
+        _, to, _, _, _, protocol, _, kind, _ = struct.unpack_from("=BBBBBBBBI", answer)
         fields = attributes(answer[12:])
-        if protocol == PROTOCOL and _RTA_TABLE in fields:
+        by_loopback = fields.get(_RTA_OIF) == struct.pack("=i", index)
+        if kind == _LOCAL_TYPE and to == 0 and by_loopback and _RTA_TABLE in fields:
             (table,) = struct.unpack("=I", fields[_RTA_TABLE])
-            parts.append(LocalRoute(family, table))
+            parts.append((LocalRoute(family, table), protocol == PROTOCOL))
     return parts
 
 

@@ -20,28 +20,45 @@ BINARIES = {
 
 @dataclass(frozen=True)
 class Survey:
-    """Every backend that works here with what it holds, and why the others do not work."""
+    """Every backend that works here with what it holds, and why the others do not work.
+
+    ``hidden`` are those others that hold something of ours all the same, or may.
+    """
 
     held: dict[str, Ruleset]
     ours: tuple[str, ...]
     unusable: dict[str, str]
+    hidden: dict[str, str]
 
 
 def survey(lock_wait: float) -> Survey:
     """Look at every backend. Reading costs a process only where there are tables."""
     held: dict[str, Ruleset] = {}
     unusable: dict[str, str] = {}
+    hidden: dict[str, str] = {}
     ours = []
     for name in NAMES:
         backend = load_backend(name, lock_wait)
         reason = backend.probe()
+        if not reason:
+            try:
+                held[name] = backend.read()
+            except KernelLacks as e:
+                reason = e.message
         if reason:
             unusable[name] = reason
-            continue
-        held[name] = backend.read()
-        if backend.holds_own(held[name]):
+            if backend.may_hold_own():
+                hidden[name] = reason
+        elif backend.holds_own(held[name]):
             ours.append(name)
-    return Survey(held, tuple(ours), unusable)
+    return Survey(held, tuple(ours), unusable, hidden)
+
+
+def refuse_hidden(seen: Survey) -> None:
+    """Raise KernelLacks where rules of ours are, or may be, where no program here can reach."""
+    for name, reason in seen.hidden.items():
+        sure = "may hold" if name == "legacy" else "holds"
+        raise KernelLacks(f"backend {name} {sure} rules of ours, and cannot be read: {reason}")
 
 
 def choose(asked: str, seen: Survey, migrate: bool, lock_wait: float) -> tuple[Backend, str]:

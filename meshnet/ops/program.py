@@ -24,7 +24,7 @@ from meshnet.model.packet import Family
 from meshnet.model.plumbing import LocalRoute, LoopbackAddress, Part
 from meshnet.model.ruleset import Ruleset
 from meshnet.model.spec import CaptureSpec, Form, IPv6
-from meshnet.ops.choose import Survey, choose, survey
+from meshnet.ops.choose import Survey, choose, refuse_hidden, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def apply_intent(intent: Intent, options: Options) -> dict[str, Any]:
     with NamespaceLock(options.lock_wait):
         spec = settle(intent)
         seen = _survey(options)
+        if not options.dry_run:
+            refuse_hidden(seen)
         backend, why = choose(options.backend, seen, options.migrate, options.lock_wait)
         work = plan_work(spec, backend, why, seen, options)
         if work and not options.dry_run:
@@ -103,13 +105,15 @@ def remove_all(options: Options) -> dict[str, Any]:
     with NamespaceLock(options.lock_wait):
         seen = _survey(options)
         plans = tuple(load_backend(n, options.lock_wait).remove(seen.held[n]) for n in seen.ours)
-        parts = tuple(reversed(_owned(options)))
+        parts = tuple(part for part, ours in reversed(_present(options)) if ours)
         work = Work("all", "cleanup looks at every backend", (), Plan("all"), plans, parts)
         if work and not options.dry_run:
             for plan in plans:
                 load_backend(plan.backend, options.lock_wait).apply(plan)
             for part in parts:
                 rtnetlink.remove_part(part)
+        if not options.dry_run:
+            refuse_hidden(seen)
     return work.as_value()
 
 
@@ -133,12 +137,13 @@ def _survey(options: Options) -> Survey:
         if not options.dry_run:
             raise
         # Somebody without privileges wants to see the plan: against an empty namespace.
-        return Survey({name: Ruleset() for name in ("nft-compat", "nft", "legacy")}, (), {})
+        return Survey({name: Ruleset() for name in ("nft-compat", "nft", "legacy")}, (), {}, {})
 
 
-def _owned(options: Options) -> list[Part]:
+def _present(options: Options) -> list[tuple[Part, bool]]:
+    """The parts that are there, and whether each is ours."""
     try:
-        return rtnetlink.owned_parts()
+        return rtnetlink.present_parts()
     except MeshnetError:
         if options.dry_run:
             return []
@@ -155,14 +160,15 @@ def plan_work(
     plan = backend.plan(seen.held[backend.name], wanted)
     others = [n for n in seen.ours if n != backend.name]
     needed, notes = _possible(plumbing_of(spec))
-    owned = _owned(options)
+    present = _present(options)
+    there = [part for part, _ in present]
     return Work(
         backend.name,
         why,
-        tuple(part for part in needed if part not in owned),
+        tuple(part for part in needed if part not in there),
         plan,
         tuple(load_backend(n, options.lock_wait).remove(seen.held[n]) for n in others),
-        tuple(part for part in reversed(owned) if part not in needed),
+        tuple(part for part, ours in reversed(present) if ours and part not in needed),
         (*notes, *_notes(spec, backend.form)),
     )
 

@@ -40,7 +40,9 @@ class Log:
         else:
             mark = "" if level in ("info", "debug") else f"{level}: "
             line = f"{self.prog}: {mark}{message}"
-        print(line, file=sys.stderr)
+        # A closed standard error is None, and print(file=None) would mean standard output.
+        if sys.stderr is not None:
+            print(line, file=sys.stderr)
 
 
 def as_json(document: object) -> str:

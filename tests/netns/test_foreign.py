@@ -195,3 +195,34 @@ def test_a_foreign_jump_to_our_chain_does_not_keep_it(netns: Namespace, backend:
     netns.init("--cleanup-only")
     rows = netns.run(program, "-t", "nat", "-S").stdout
     assert "ISTIO" not in rows and "-N THEIRS" in rows
+
+
+@pytest.mark.parametrize("backend", ["nft-compat", "legacy"])
+def test_a_foreign_comment_like_ours_changes_nothing(netns: Namespace, backend: str) -> None:
+    program = "iptables-nft" if backend == "nft-compat" else "iptables-legacy"
+    netns.run(program, "-t", "nat", "-A", "OUTPUT", "-p", "icmp", "-m", "comment",
+              "--comment", "meshnet:theirs", "-j", "ACCEPT")  # fmt: skip
+    before = netns.everything()
+    for _ in range(2):
+        netns.init(*CASES["tproxy-both-families"], "--backend", backend)
+    netns.init("--cleanup-only")
+    after = netns.everything()
+    assert {k: after[k] for k in before} == before
+
+
+@pytest.mark.parametrize("backend", ["nft-compat", "legacy"])
+def test_comments_that_came_half_way_do_not_hide_the_rest(netns: Namespace, backend: str) -> None:
+    """One commit of a run that adds comments went through; the next run finds the others."""
+    before = netns.everything()
+    arguments = (*CASES["tproxy-both-families"], "--backend", backend)
+    netns.init(*arguments)
+    plan = netns.init(*arguments, "--comments", "--dry-run").stdout
+    first = plan[: plan.index("COMMIT\n") + len("COMMIT\n")]
+    netns.run(LOADERS[backend], "--noflush", text=first)
+    netns.init(*arguments, "--comments")
+    assert "nothing to change" in netns.init(*arguments, "--comments").stderr
+    assert netns.dump(LOADERS[backend].replace("restore", "save")).count("0x53a") == 3
+    netns.init("--cleanup-only")
+    after = netns.everything()
+    rows = [row for key in before for row in after[key].splitlines() if row.startswith("-A")]
+    assert rows == []
