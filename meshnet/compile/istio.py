@@ -133,7 +133,7 @@ def _capture_inbound(d: Draft, spec: CaptureSpec, form: Form) -> None:
     if not spec.in_ports:
         return
     if spec.tproxy:
-        istio_tproxy.add_targets(d, spec)
+        istio_tproxy.add_targets(d, spec, "ISTIO", [Family.IP, Family.IP6])
     table = "mangle" if spec.tproxy else "nat"
     d.add(
         table,

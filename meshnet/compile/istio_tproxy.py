@@ -6,7 +6,7 @@ and the proxy's socket takes them there.
 
 from __future__ import annotations
 
-from meshnet.compile.draft import Draft
+from meshnet.compile.draft import Draft, one_of
 from meshnet.model.address import read_address
 from meshnet.model.intervals import IntervalSet
 from meshnet.model.match import Match, ctmark, ctstate, iif, mark, oif, proto
@@ -17,32 +17,35 @@ from meshnet.model.spec import OUTBOUND_MARK, PASSTHROUGH, CaptureSpec, Form
 _SETTING = "inbound.mode"
 
 
-def add_targets(d: Draft, spec: CaptureSpec) -> None:
-    """ISTIO_DIVERT for packets of connections that exist, ISTIO_TPROXY for new ones."""
+def add_targets(d: Draft, spec: CaptureSpec, prefix: str, families: list[Family]) -> None:
+    """PREFIX_DIVERT for packets of connections that exist, PREFIX_TPROXY for new ones."""
+    one = one_of(families)
     d.add(
         "mangle",
-        "ISTIO_DIVERT",
+        f"{prefix}_DIVERT",
         "in.divert-mark",
         [],
         Target(Kind.MARK, mark=spec.tproxy_mark),
+        family=one,
         why="the mark routes the packet to lo",
         setting="inbound.tproxy_mark",
     )
     d.add(
         "mangle",
-        "ISTIO_DIVERT",
+        f"{prefix}_DIVERT",
         "in.divert",
         [],
         ACCEPT,
+        family=one,
         why="its socket is known",
         setting=_SETTING,
     )
     target = Target(Kind.TPROXY, port=spec.inbound_port, mark=spec.tproxy_mark)
-    for family in (Family.IP, Family.IP6):
+    for family in families:
         away = Match(Field.DST, spec.loopback_of(family).values(), negated=True)
         d.add(
             "mangle",
-            "ISTIO_TPROXY",
+            f"{prefix}_TPROXY",
             "in.tproxy",
             [proto("tcp"), away],
             target,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from meshnet.compile import istio_tproxy
 from meshnet.compile.draft import Draft, one_of
 from meshnet.model.address import read_address
 from meshnet.model.intervals import IntervalSet
 from meshnet.model.match import Match, ctmark, ctstate, dport, iif, mark, oif, proto
 from meshnet.model.packet import Family, Field
-from meshnet.model.rule import ACCEPT, RESTORE_MARK, RETURN, SAVE_MARK, Kind, Target, jump
+from meshnet.model.rule import RESTORE_MARK, RETURN, SAVE_MARK, Kind, Target, jump
 from meshnet.model.spec import OUTBOUND_MARK, PASSTHROUGH, CaptureSpec
 
 _CHAIN = "MESHNET_INBOUND"
@@ -186,45 +187,8 @@ def _add_tproxy(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
         setting="inbound.ports",
     )
     _capture(d, spec, "mangle", families, jump("MESHNET_TPROXY"))
-    _add_targets(d, spec, families)
+    istio_tproxy.add_targets(d, spec, "MESHNET", families)
     _add_output_marks(d, spec, families)
-
-
-def _add_targets(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
-    one, setting = one_of(families), "inbound.mode"
-    d.add(
-        "mangle",
-        "MESHNET_DIVERT",
-        "in.divert-mark",
-        [],
-        Target(Kind.MARK, mark=spec.tproxy_mark),
-        family=one,
-        why="the mark routes the packet to lo",
-        setting="inbound.tproxy_mark",
-    )
-    d.add(
-        "mangle",
-        "MESHNET_DIVERT",
-        "in.divert",
-        [],
-        ACCEPT,
-        family=one,
-        why="its socket is known",
-        setting=setting,
-    )
-    target = Target(Kind.TPROXY, port=spec.inbound_port, mark=spec.tproxy_mark)
-    for family in families:
-        away = Match(Field.DST, spec.loopback_of(family).values(), negated=True)
-        d.add(
-            "mangle",
-            "MESHNET_TPROXY",
-            "in.tproxy",
-            [proto("tcp"), away],
-            target,
-            family=family,
-            why="the proxy's socket takes the connection, addresses unchanged",
-            setting=setting,
-        )
 
 
 def _add_output_marks(d: Draft, spec: CaptureSpec, families: list[Family]) -> None:
