@@ -14,6 +14,7 @@ from meshnet.dialects.iptables_rule import print_rule
 from meshnet.dialects.tokens import split_words
 from meshnet.errors import KernelLacks, ToolFailed, printable
 from meshnet.host import gate
+from meshnet.host.capabilities import unmapped_ids_hint
 from meshnet.model.packet import Family
 from meshnet.model.rule import Rule
 
@@ -51,8 +52,10 @@ def write_tables(family: Family, names: list[str], edits: list[TableEdit]) -> No
                 _make(iptc, table, part, family)
             gate.touch(f"legacy {family.value} {edit.table}", table.commit)
         except (iptc.IPTCError, iptc.xtables.XTablesError, ValueError, AttributeError) as e:
+            # The library shows the kernel's words as bytes: b'Invalid argument'.
+            said = printable(str(e).replace("b'", "").rstrip("'"))
             raise ToolFailed(
-                f"legacy: table {edit.table} of {family.value}: {printable(str(e))}"
+                f"legacy: table {edit.table} of {family.value}: {said}", unmapped_ids_hint(said)
             ) from e
 
 

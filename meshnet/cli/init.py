@@ -77,7 +77,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "meshnet-init") -> NoRet
 
 def run(argv: Sequence[str], environment: Mapping[str, str], prog: str = "meshnet-init") -> int:
     """The exit code of ``prog`` with these arguments and variables."""
-    log = Log(prog, as_json="--log-as-json" in argv)
+    # Until the arguments are read, this has to do.
+    early = any(word in ("--log-as-json", "--log-as-json=true") for word in argv)
+    log = Log(prog, as_json=early or environment.get("MESHNET_LOG_AS_JSON") == "true")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -111,6 +113,10 @@ def _run(
     for warning in intent.warnings if intent else ():
         log.warn(warning)
     netns = _netns(settings)
+    if switches["skip-rule-apply"] and not switches["run-validation"]:
+        log.info("--skip-rule-apply: nothing was applied, and nothing validated")
+    if switches["run-validation"] and options.dry_run:
+        log.info("validation is left out of a dry run: it makes connections")
     document: dict[str, Any] = {}
     code = 0
     if not switches["skip-rule-apply"] or intent is None:
@@ -234,10 +240,11 @@ def _program(
     for note in work["notes"]:
         log.warn(note)
     profile = intent.spec.profile.value if intent else ""
-    if form == "text" and options.dry_run:
+    if options.dry_run:
         text = render.as_input(work)
-        _say(text)
         _keep_copy(text, environment.get("DRY_RUN_FILE_PATH", ""))
+        if form == "text":
+            _say(text)
     elif form == "text":
         log.info(render.as_sentence(work, profile))
     return render.as_document(work, options.dry_run, profile)

@@ -37,6 +37,8 @@ class NamespaceLock:
             try:
                 self.socket.bind(_NAMESPACE_LOCK)
                 self.socket.listen(8)
+                # A tool that outlives us, because we are killed, keeps the lock until it ends.
+                os.set_inheritable(self.socket.fileno(), True)
                 return self
             except OSError as e:
                 if e.errno != errno.EADDRINUSE:
@@ -93,14 +95,15 @@ class XtablesLock:
         deadline = time.monotonic() + self.wait
         while not self._try_lock():
             if time.monotonic() >= deadline:
-                inode = os.fstat(self.fd).st_ino
+                held = os.fstat(self.fd)
                 os.close(self.fd)
                 raise LockBusy(
                     f"the xtables lock {self.path} was held for more than {self.wait:g} s"
-                    f" by {_flock_holder(inode)}",
+                    f" by {_flock_holder(held)}",
                     "wait for it, or end it",
                 )
             time.sleep(_PAUSE)
+        os.set_inheritable(self.fd, True)
         return self
 
     def _try_lock(self) -> bool:
@@ -119,13 +122,14 @@ class XtablesLock:
         os.close(self.fd)
 
 
-def _flock_holder(inode: int) -> str:
-    """Who holds a flock on ``inode``, from /proc/locks; several share one inode number rarely."""
+def _flock_holder(file: os.stat_result) -> str:
+    """Who holds a flock on ``file``, from /proc/locks (``fs/locks.c``: device and inode)."""
+    device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}"
     try:
         with open("/proc/locks", encoding="ascii", errors="replace") as f:
             for line in f:
                 words = line.split()
-                if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+                if words[1] == "FLOCK" and words[5] == f"{device}:{file.st_ino}":
                     return f"pid {words[4]} ({_command(words[4])})"
     except (OSError, IndexError):
         pass

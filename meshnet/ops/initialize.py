@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshnet.host.netns import run_child
+from meshnet.host.netns import TIMEOUT, run_child
 from meshnet.model.intent import Intent
 from meshnet.ops.program import Options, apply_intent, remove_all
 
@@ -21,5 +21,7 @@ def initialize(intent: Intent | None, options: Options, netns: str | None) -> di
         return remove_all(options) if intent is None else apply_intent(intent, options)
 
     # Another namespace is entered by a child; in one's own there is nothing to enter.
-    result: dict[str, Any] = job() if netns is None else run_child(job, netns=netns)
+    if netns is None:
+        return job()
+    result: dict[str, Any] = run_child(job, netns=netns, timeout=options.lock_wait + TIMEOUT)
     return result

@@ -13,8 +13,9 @@ from meshnet.backends import Backend, Plan, load_backend
 from meshnet.backends.edits import with_comments
 from meshnet.compile import compile_spec, plumbing_of
 from meshnet.compile.ownership import own_part
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, NotPermitted
 from meshnet.host import rtnetlink
+from meshnet.host.capabilities import held as held_capabilities
 from meshnet.host.capabilities import require
 from meshnet.host.locks import NamespaceLock
 from meshnet.host.netlink import NetlinkError
@@ -100,10 +101,9 @@ def apply_intent(intent: Intent, options: Options) -> dict[str, Any]:
 
 def remove_all(options: Options) -> dict[str, Any]:
     """Take away what is ours, in every backend, table and family, and nothing else."""
-    if not options.dry_run:
-        require("CAP_NET_ADMIN")
+    require("CAP_NET_ADMIN")
     with NamespaceLock(options.lock_wait):
-        seen = _survey(options)
+        seen = survey(options.lock_wait)
         plans = tuple(load_backend(n, options.lock_wait).remove(seen.held[n]) for n in seen.ours)
         parts = tuple(part for part, ours in reversed(_present(options)) if ours)
         work = Work("all", "cleanup looks at every backend", (), Plan("all"), plans, parts)
@@ -133,7 +133,7 @@ def settle(intent: Intent) -> CaptureSpec:
 def _survey(options: Options) -> Survey:
     try:
         return survey(options.lock_wait)
-    except MeshnetError:
+    except NotPermitted:
         if not options.dry_run:
             raise
         # Somebody without privileges wants to see the plan: against an empty namespace.
@@ -144,7 +144,7 @@ def _present(options: Options) -> list[tuple[Part, bool]]:
     """The parts that are there, and whether each is ours."""
     try:
         return rtnetlink.present_parts()
-    except MeshnetError:
+    except NotPermitted:
         if options.dry_run:
             return []
         raise
@@ -184,6 +184,8 @@ def _possible(parts: tuple[Part, ...]) -> tuple[tuple[Part, ...], list[str]]:
 
 def _notes(spec: CaptureSpec, form: Form) -> tuple[str, ...]:
     notes = []
+    if "CAP_NET_ADMIN" not in held_capabilities():
+        notes.append("without CAP_NET_ADMIN the namespace cannot be read: planned as if empty")
     if form is Form.NFT and spec.ipv6 is IPv6.OFF:
         notes.append(
             "Istio's native nft rules capture IPv6 even when it is off; profile strict does not"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,30 @@ def test_eight_different_ones_at_once(netns: Namespace) -> None:
     assert [process.returncode for process in started] == [0] * 8, said
     answers = [netns.init(*CASES[c], "--backend", "nft", "--dry-run").stdout for c in cases]
     assert sum("nothing to send" in answer for answer in answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "tool"), [("nft", "nft"), ("nft-compat", "iptables-nft-restore")]
+)
+def test_a_tool_that_outlives_its_run_keeps_the_lock(
+    netns: Namespace, tmp_path: Path, backend: str, tool: str
+) -> None:
+    """Killed while its tool works, a run leaves the tool: nobody gets between it and the kernel."""
+    slow = tmp_path / tool
+    began = tmp_path / "began"
+    slow.write_text(f'#!/bin/sh\n: > {began}\nsleep 1.5\nexec /usr/sbin/{tool} "$@"\n')
+    slow.chmod(0o755)
+    argv = ["env", f"PATH={tmp_path}:/usr/sbin:/usr/bin:/bin", meshnet_init(), *DEFAULT]
+    first = spawn(netns, *argv, "--backend", backend)
+    deadline = time.monotonic() + 20
+    while not began.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.kill()
+    first.communicate()
+    second = netns.init(*DEFAULT, "--backend", backend)
+    assert "nothing to change" in second.stderr
+    jumps = [row for row in netns.nft().splitlines() if "jump" in row and "output" in row.lower()]
+    assert len(jumps) == 1
 
 
 def test_a_held_namespace_lock_names_its_holder(netns: Namespace) -> None:
