@@ -14,14 +14,20 @@ if TYPE_CHECKING:
 _DNS_CAPTURE = {"off": (), "servers": ("redirect-dns",), "all": ("redirect-dns", "capture-all-dns")}
 
 
-def gather(given: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Value]:
-    """The settings that were given, by the flags' long names.
+def gather(
+    given: Mapping[str, Any],
+    environment: Mapping[str, str],
+    only: frozenset[str] | None = None,
+) -> dict[str, Value]:
+    """The settings that were given, by the flags' long names; ``only`` some of them.
 
     ``given`` has a flag's text, or None; a list for a repeatable one. An empty variable
     counts as none, as it does for Istio's tool; an empty flag is a value.
     """
     found: dict[str, Value] = {}
     for flag in FLAGS:
+        if only is not None and flag.name not in only:
+            continue
         text = given.get(flag.name.replace("-", "_"))
         if text is not None:
             text = ",".join(text) if isinstance(text, list) else text

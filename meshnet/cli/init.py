@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from meshnet.ops.program import Options
 
 _TRAFFIC = frozenset(flag.name for flag in FLAGS if flag.traffic)
+#: What a cleanup looks at: nothing else that is set may keep it from its work.
+_CLEANUP = frozenset(
+    {"cleanup-only", "dry-run", "target", "network-namespace", "output", "lock-wait"}
+) | {"verbose", "log-as-json"}
 _BOOLEANS = tuple(flag.name for flag in FLAGS if flag.kind == "bool")
 
 
@@ -84,8 +88,11 @@ def run(argv: Sequence[str], environment: Mapping[str, str], prog: str = "meshne
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        settings = gather(vars(build_parser(prog).parse_args(argv)), environment)
-        switches = {name: name in settings and read_bool(settings[name]) for name in _BOOLEANS}
+        given = vars(build_parser(prog).parse_args(argv))
+        settings = gather(given, environment, only=_CLEANUP)
+        if not _is_on(settings, "cleanup-only"):
+            settings = gather(given, environment)
+        switches = {name: _is_on(settings, name) for name in _BOOLEANS}
         log = Log(prog, as_json=switches["log-as-json"], verbose=switches["verbose"])
         return _run(settings, switches, environment, log)
     except MeshnetError as e:
@@ -94,6 +101,10 @@ def run(argv: Sequence[str], environment: Mapping[str, str], prog: str = "meshne
     except KeyboardInterrupt:
         log.error("interrupted")
         return 130
+
+
+def _is_on(settings: Mapping[str, Value], name: str) -> bool:
+    return name in settings and read_bool(settings[name])
 
 
 def _run(
@@ -106,13 +117,13 @@ def _run(
     options = _options(settings, switches)
     timeout = read_duration(settings.get("probe-timeout", Value("5s", "--probe-timeout")))
     port = read_port(settings.get("iptables-probe-port", Value("15002", "--iptables-probe-port")))
-    intent = _intent(settings, environment, switches["cleanup-only"])
+    netns = _netns(settings)
+    intent = _intent(settings, environment, netns, switches["cleanup-only"])
     for name in ("reconcile", "force-apply"):
         if switches[name]:
             log.info(f"--{name} has nothing left to do: every run converges")
     for warning in intent.warnings if intent else ():
         log.warn(warning)
-    netns = _netns(settings)
     if switches["skip-rule-apply"] and not switches["run-validation"]:
         log.info("--skip-rule-apply: nothing was applied, and nothing validated")
     if switches["run-validation"] and options.dry_run:
@@ -170,7 +181,10 @@ def _options(settings: Mapping[str, Value], switches: Mapping[str, bool]) -> Opt
 
 
 def _intent(
-    settings: Mapping[str, Value], environment: Mapping[str, str], cleanup: bool
+    settings: Mapping[str, Value],
+    environment: Mapping[str, str],
+    netns: str | None,
+    cleanup: bool,
 ) -> Intent | None:
     """The intent, with what only this machine knows filled in; None for a cleanup."""
     from meshnet.model.frozen import replace
@@ -178,17 +192,16 @@ def _intent(
     if cleanup:
         return None
     chosen = {name: v for name, v in settings.items() if name in _TRAFFIC or name == "profile"}
-    if not chosen.get("proxy-uid", Value("", "")).text:
-        name = environment.get("ENVOY_USER") or "istio-proxy"
-        chosen["proxy-uid"] = Value(_user_id(name) or DEFAULT_UID, "$ENVOY_USER")
-    if not chosen.get("proxy-gid", Value("", "")).text:
-        chosen.pop("proxy-gid", None)
-    intent = read_intent(chosen, _group_id)
+    name = environment.get("ENVOY_USER") or "istio-proxy"
+    intent = read_intent(chosen, _group_id, Value(_user_id(name) or DEFAULT_UID, "$ENVOY_USER"))
     if intent.dns_from_resolver:
-        from meshnet.host.resolver import dns_servers
+        from meshnet.host.resolver import RESOLV_CONF, dns_servers, resolv_conf_of
 
-        servers = dns_servers()
-        intent = replace(intent, spec=replace(intent.spec, dns_servers=servers))
+        path = resolv_conf_of(netns)
+        intent = replace(intent, spec=replace(intent.spec, dns_servers=dns_servers(path)))
+        if netns is not None and path == RESOLV_CONF:
+            said = f"the DNS servers are those of this machine's {path}: --dns-server names others"
+            intent = replace(intent, warnings=(*intent.warnings, said))
     if intent.spec.dns and intent.spec.dns_servers == ():
         said = "DNS is not captured: no server is named, and --capture-all-dns is off"
         intent = replace(intent, warnings=(*intent.warnings, said))

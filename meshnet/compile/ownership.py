@@ -232,32 +232,31 @@ def _owners(rules: list[Rule], field: Field) -> tuple[tuple[int, int], ...]:
 
 
 def _excluded_interfaces(tables: list[Table | None]) -> list[str]:
-    """The longest run of names that stands before our jumps in every table, in and out alike.
+    """The names that stand right before our jumps, and together in every other chain too.
 
-    The rules are Istio's, and name the interface nowhere else; so their place tells.
+    The rules are Istio's, and name the interface nowhere else; so their place tells. A
+    chain that has a jump of ours must have them right before it; one that has none must
+    have them somewhere, one behind the other.
     """
-    runs = []
+    beside: list[list[str]] = []
+    anywhere: list[list[list[str]]] = []
     for table in tables:
-        if table is None:
-            return []
-        outbound, inbound = table.chain("OUTPUT"), table.chain("PREROUTING")
-        if table.name == "nat":
-            runs.append(_run_before_jump(outbound, Field.OIF, "ISTIO_OUTPUT"))
-        elif outbound is not None:
-            runs.append(_longest_run(outbound, Field.OIF))
-        runs.append(
-            _run_before_jump(inbound, Field.IIF, "ISTIO_INBOUND")
-            if inbound is not None and _jumps(inbound, "ISTIO_INBOUND")
-            else _longest_run(inbound, Field.IIF)
-        )
-    best = runs[0] if runs else []
-    while best and not all(_holds_run(run, best) for run in runs):
+        for name, field, jump in (
+            ("OUTPUT", Field.OIF, "ISTIO_OUTPUT"),
+            ("PREROUTING", Field.IIF, "ISTIO_INBOUND"),
+        ):
+            chain = (table.chain(name) if table else None) or Chain(name)
+            if any(is_chain_jump(rule, frozenset({jump})) for rule in chain.rules):
+                beside.append(_run_before_jump(chain, field, jump))
+            else:
+                anywhere.append(_runs(chain, field))
+    best = beside[0] if beside else []
+    while best and not (
+        all(run[-len(best) :] == best for run in beside)
+        and all(any(_holds_run(run, best) for run in runs) for runs in anywhere)
+    ):
         best = best[1:]
     return best
-
-
-def _jumps(chain: Chain, to: str) -> bool:
-    return any(is_chain_jump(rule, frozenset({to})) for rule in chain.rules)
 
 
 def _interface(rule: Rule, field: Field) -> str | None:
@@ -268,13 +267,13 @@ def _interface(rule: Rule, field: Field) -> str | None:
     return only if match.field is field and not match.negated and isinstance(only, str) else None
 
 
-def _run_before_jump(chain: Chain | None, field: Field, to: str) -> list[str]:
+def _run_before_jump(chain: Chain, field: Field, to: str) -> list[str]:
     """The names of interface RETURNs that stand right before the first jump to ``to``.
 
     A jump of invalid packets to our drop chain may stand between.
     """
     run: list[str] = []
-    for rule in chain.rules if chain else ():
+    for rule in chain.rules:
         name = _interface(rule, field)
         if name is not None:
             run.append(name)
@@ -285,14 +284,16 @@ def _run_before_jump(chain: Chain | None, field: Field, to: str) -> list[str]:
     return []
 
 
-def _longest_run(chain: Chain | None, field: Field) -> list[str]:
-    best: list[str] = []
-    run: list[str] = []
-    for rule in chain.rules if chain else ():
+def _runs(chain: Chain, field: Field) -> list[list[str]]:
+    """The names of every run of interface RETURNs."""
+    runs: list[list[str]] = [[]]
+    for rule in chain.rules:
         name = _interface(rule, field)
-        run = [*run, name] if name is not None else []
-        best = run if len(run) >= len(best) else best
-    return best
+        if name is not None:
+            runs[-1].append(name)
+        elif runs[-1]:
+            runs.append([])
+    return runs
 
 
 def _holds_run(run: list[str], part: list[str]) -> bool:

@@ -92,9 +92,12 @@ def _wait(pid: int, name: str, timeout: float) -> int:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(timeout * 1000):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
             raise ToolFailed(f"{name} did not end within {timeout:g} s and was killed")
+    except BaseException:
+        # Also when we are interrupted: a tool left behind would commit when nobody expects it.
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
     finally:
         os.close(pidfd)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

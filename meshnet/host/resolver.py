@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
 from meshnet.errors import MeshnetError
 from meshnet.model.address import read_cidr
 from meshnet.model.spec import Cidr
 
 RESOLV_CONF = "/etc/resolv.conf"
+
+
+def resolv_conf_of(netns: str | None) -> str:
+    """The resolv.conf of the processes in a namespace: of /proc/PID/ns/net, of a named one.
+
+    That of this machine where ``netns`` is None, or where it has none of its own.
+    """
+    words = (netns or "").split("/")
+    if len(words) == 5 and words[1] == "proc" and words[3:] == ["ns", "net"]:
+        own = f"/proc/{words[2]}/root{RESOLV_CONF}"
+    else:
+        own = f"/etc/netns/{words[-1]}/resolv.conf"
+    return own if netns is not None and os.path.exists(own) else RESOLV_CONF
 
 
 def dns_servers(path: str = RESOLV_CONF) -> tuple[Cidr, ...]:

@@ -6,6 +6,7 @@ from meshnet.errors import UsageError
 from meshnet.model.frozen import dataclass, replace
 from meshnet.model.intervals import IntervalSet
 from meshnet.model.spec import (
+    OUTBOUND_MARK,
     CaptureSpec,
     Cidr,
     Inbound,
@@ -67,10 +68,15 @@ class Intent:
     warnings: tuple[str, ...] = ()
 
 
-def read_intent(settings: Mapping[str, Value], group_id: Callable[[str], int | None]) -> Intent:
+def read_intent(
+    settings: Mapping[str, Value],
+    group_id: Callable[[str], int | None],
+    default_uid: Value = Value(DEFAULT_UID, "$ENVOY_USER"),  # noqa: B008 (frozen)
+) -> Intent:
     """The intent that ``settings`` (by the flags' long names, given ones only) describe.
 
-    ``group_id`` gives the number of a group's name, or None. Raises UsageError.
+    ``group_id`` gives the number of a group's name, or None; ``default_uid`` is the
+    proxy's where none is given. Raises UsageError.
     """
     warnings: list[str] = []
     profile = _profile(settings)
@@ -78,7 +84,7 @@ def read_intent(settings: Mapping[str, Value], group_id: Callable[[str], int | N
     spec = replace(
         CaptureSpec(profile=profile),
         **_ports(settings, ranges),
-        **_owners(settings, ranges),
+        **_owners(settings, default_uid, ranges),
         **_addresses(settings, warnings),
         **_tproxy(settings),
         **_groups(settings, group_id),
@@ -140,15 +146,12 @@ def _ports(settings: Mapping[str, Value], ranges: bool) -> Fields:
     return found
 
 
-def _owners(settings: Mapping[str, Value], ranges: bool) -> Fields:
-    uid = settings.get("proxy-uid")
+def _owners(settings: Mapping[str, Value], default: Value, ranges: bool) -> Fields:
+    """The proxy's ids; an empty one counts as not given, and a GID not given is the UID."""
+    uid = settings.get("proxy-uid", default)
+    uid = uid if uid.text else default
     gid = settings.get("proxy-gid", uid)
-    found: Fields = {}
-    if uid is not None:
-        found["uids"] = read_ids(uid, ranges)
-    if gid is not None:
-        found["gids"] = read_ids(gid, ranges)
-    return found
+    return {"uids": read_ids(uid, ranges), "gids": read_ids(gid if gid.text else uid, ranges)}
 
 
 def _addresses(settings: Mapping[str, Value], warnings: list[str]) -> Fields:
@@ -177,6 +180,8 @@ def _tproxy(settings: Mapping[str, Value]) -> Fields:
     mark = settings.get("istio-inbound-tproxy-mark")
     if mark is not None:
         found["tproxy_mark"] = read_number(mark, 1, 0xFFFFFFFF, "a mark")
+        if found["tproxy_mark"] == OUTBOUND_MARK:
+            raise mark.refuse("is the mark of the proxy's own calls", "any other")
     table = settings.get("istio-inbound-tproxy-route-table")
     if table is not None:
         found["tproxy_table"] = read_number(table, 1, 0xFFFFFFFF, "a routing table")

@@ -22,7 +22,7 @@ from meshnet.host.netlink import NetlinkError
 from meshnet.model.frozen import dataclass, replace
 from meshnet.model.intent import Intent
 from meshnet.model.packet import Family
-from meshnet.model.plumbing import LocalRoute, LoopbackAddress, Part
+from meshnet.model.plumbing import LocalRoute, Part
 from meshnet.model.ruleset import Ruleset
 from meshnet.model.spec import CaptureSpec, Form, IPv6
 from meshnet.ops.choose import Survey, choose, refuse_hidden, survey
@@ -177,7 +177,7 @@ def _possible(parts: tuple[Part, ...]) -> tuple[tuple[Part, ...], list[str]]:
     """The parts that this namespace can have, and a note on each that it cannot."""
     if not rtnetlink.refuses_ipv6_on_loopback():
         return parts, []
-    refused = [p for p in parts if isinstance(p, LoopbackAddress) and p.family is Family.IP6]
+    refused = [part for part in parts if part.family is Family.IP6]
     notes = [f"not made, IPv6 is disabled on lo: {part}" for part in refused]
     return tuple(part for part in parts if part not in refused), notes
 
@@ -197,15 +197,21 @@ def _send(work: Work, backend: Backend, seen: Survey, options: Options) -> list[
     """Send the work; put back what was sent where a later part is refused."""
     notes: list[str] = []
     made: list[Part] = []
+    begun: list[Backend] = [backend]
     try:
         notes += _add_parts(work.added, made)
         if work.plan:
             backend.apply(work.plan)
-    except MeshnetError:
-        _put_back(backend, seen.held[backend.name], made)
+        for plan in work.others:
+            begun.append(load_backend(plan.backend, options.lock_wait))
+            begun[-1].apply(plan)
+    except (MeshnetError, KeyboardInterrupt):
+        # What lost its rules last gets them back first: captured throughout, here too.
+        for one in reversed(begun):
+            _put_back(one, seen.held[one.name])
+        for part in reversed(made):
+            rtnetlink.remove_part(part)
         raise
-    for plan in work.others:
-        load_backend(plan.backend, options.lock_wait).apply(plan)
     for part in work.removed:
         rtnetlink.remove_part(part)
     return notes
@@ -227,10 +233,8 @@ def _add_parts(parts: tuple[Part, ...], made: list[Part]) -> list[str]:
     return notes
 
 
-def _put_back(backend: Backend, held: Ruleset, made: list[Part]) -> None:
+def _put_back(backend: Backend, held: Ruleset) -> None:
     before = own_part(held) if backend.form is Form.IPTABLES else held
     plan = backend.plan(backend.read(), before)
     if plan:
         backend.apply(plan)
-    for part in reversed(made):
-        rtnetlink.remove_part(part)
