@@ -5,7 +5,7 @@
 # Without compiled modules every start of Python is slower than what users have.
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):/usr/sbin:/sbin
-INPUTS := setup.cfg pyproject.toml scripts/setup scripts/python
+INPUTS := setup.cfg pyproject.toml scripts/setup scripts/python scripts/meshnet-init
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

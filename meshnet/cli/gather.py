@@ -15,22 +15,23 @@ _DNS_CAPTURE = {"off": (), "servers": ("redirect-dns",), "all": ("redirect-dns",
 
 
 def gather(
-    given: Mapping[str, Any],
+    given: Mapping[str, list[str]],
     environment: Mapping[str, str],
     only: frozenset[str] | None = None,
 ) -> dict[str, Value]:
     """The settings that were given, by the flags' long names; ``only`` some of them.
 
-    ``given`` has a flag's text, or None; a list for a repeatable one. An empty variable
-    counts as none, as it does for Istio's tool; an empty flag is a value.
+    ``given`` has the texts given to each flag. An empty variable counts as none, as it
+    does for Istio's tool; an empty flag is a value.
     """
     found: dict[str, Value] = {}
     for flag in FLAGS:
         if only is not None and flag.name not in only:
             continue
-        text = given.get(flag.name.replace("-", "_"))
-        if text is not None:
-            text = ",".join(text) if isinstance(text, list) else text
+        texts = given.get(flag.name)
+        if texts:
+            # The last one wins, as in Go; a repeatable flag's are one list.
+            text = ",".join(texts) if flag.kind == "many" else texts[-1]
             origin = f"-{flag.short} --{flag.name}" if flag.short else f"--{flag.name}"
             found[flag.name] = Value(text, origin)
             continue

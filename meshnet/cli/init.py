@@ -1,18 +1,18 @@
 """``meshnet-init``: small, privileged, quick. Parses, calls, prints, exits.
 
-argparse rather than click: click's import alone would take a third of the time that a
-whole run may (docs/performance.md). ``meshnet init`` hands its arguments to this parser.
+``meshnet init`` hands its arguments to the same parser: click's import alone would take most
+of the time that a whole run may (docs/performance.md).
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
 
 from meshnet import __version__
-from meshnet.cli.flags import FLAGS, OWN
+from meshnet.cli.arguments import read_arguments, usage
+from meshnet.cli.flags import FLAGS
 from meshnet.cli.gather import gather
 from meshnet.errors import MeshnetError, UsageError
 from meshnet.model.intent import DEFAULT_UID, Intent, read_intent
@@ -34,49 +34,24 @@ _CLEANUP = frozenset(
 _BOOLEANS = tuple(flag.name for flag in FLAGS if flag.kind == "bool")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and where help is."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, f"{self.prog} --help")
-
-
-class _Formatter(argparse.HelpFormatter):
-    """Help at a fixed width: asking the terminal would import shutil, for every flag anew."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=98)
-
-
-def build_parser(prog: str) -> argparse.ArgumentParser:
-    """The parser of all flags."""
-    parser = _Parser(
-        prog=prog,
-        allow_abbrev=False,
-        description="Hand this pod's traffic to its sidecar proxy.",
-        formatter_class=_Formatter,
-    )
-    theirs = parser.add_argument_group("as Istio's init tool has them")
-    ours = parser.add_argument_group("of our own")
-    for flag in FLAGS:
-        if flag.hidden:
-            continue
-        group = ours if flag.name in OWN else theirs
-        names = [f"-{flag.short}"] * bool(flag.short) + [f"--{flag.name}"]
-        help_text = flag.help.replace("%", "%%")
-        if flag.kind == "bool":
-            group.add_argument(*names, nargs="?", const="true", metavar="BOOL", help=help_text)
-        elif flag.kind == "many":
-            group.add_argument(*names, action="append", metavar=flag.metavar, help=help_text)
-        else:
-            group.add_argument(*names, metavar=flag.metavar, help=help_text)
-    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
-    return parser
-
-
 def main(argv: Sequence[str] | None = None, prog: str = "meshnet-init") -> NoReturn:
-    """The entry point; never returns."""
+    """Run, and raise SystemExit with the exit code."""
     sys.exit(run(sys.argv[1:] if argv is None else argv, os.environ, prog))
+
+
+def start() -> NoReturn:
+    """The program's entry point: as :func:`main`, but ends at once.
+
+    Taking the interpreter apart would cost a tenth of a whole run.
+    """
+    code = run(sys.argv[1:], os.environ)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except OSError:
+                code = code or 1
+    os._exit(code)
 
 
 def run(argv: Sequence[str], environment: Mapping[str, str], prog: str = "meshnet-init") -> int:
@@ -88,7 +63,10 @@ def run(argv: Sequence[str], environment: Mapping[str, str], prog: str = "meshne
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        given = vars(build_parser(prog).parse_args(argv))
+        given = read_arguments(argv, prog)
+        if "help" in given or "version" in given:
+            _say(usage(prog) if "help" in given else f"{prog} {__version__}\n")
+            return 0
         settings = gather(given, environment, only=_CLEANUP)
         if not _is_on(settings, "cleanup-only"):
             settings = gather(given, environment)

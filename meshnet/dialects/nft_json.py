@@ -6,8 +6,6 @@ opaque here, and the iptables dialect reads them.
 
 from __future__ import annotations
 
-import json
-
 from meshnet.dialects.nft_expr import print_statements, read_rule
 from meshnet.errors import ParseError
 from meshnet.model.packet import Family
@@ -30,10 +28,37 @@ def parse_listing(text: str) -> Ruleset:
     out: rules that use them are opaque. Raises ParseError where it is not such a document.
     """
     try:
-        return _read_items(json.loads(text)["nftables"])
+        return _read_items(_read_document(text)["nftables"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         where = f"line {getattr(e, 'lineno', 1)}, column {getattr(e, 'colno', 1)}"
         raise ParseError(f"{where}: not an nft JSON document: {type(e).__name__}") from e
+
+
+def _read_document(text: str) -> Any:
+    """The JSON value in ``text``, by the scanner that json itself uses.
+
+    Importing json brings ``re`` and more along; it is done where the text is not plain.
+    """
+    try:
+        from _json import make_scanner
+
+        value, end = make_scanner(_ScannerContext)(text, 0)  # type: ignore[arg-type]
+        if not text[end:].strip():
+            return value
+    except (ImportError, StopIteration, TypeError, ValueError):
+        pass
+    import json
+
+    return json.loads(text)
+
+
+class _ScannerContext:
+    """What ``_json.make_scanner`` asks for: json's defaults."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int = float, int
+    parse_constant = float
 
 
 def _read_items(items: list[dict[str, Any]]) -> Ruleset:
@@ -92,6 +117,8 @@ def print_listing(ruleset: Ruleset) -> str:
                     body["comment"] = rule.comment
                 body["expr"] = print_statements(rule, table.family)
                 items.append({"rule": body})
+    import json
+
     return json.dumps({"nftables": items})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import select
-import signal
+from _signal import SIGKILL  # type: ignore[import-not-found]
 
 from meshnet.errors import BY_NAME, MeshnetError, NotPermitted, ToolFailed, printable
 
@@ -41,7 +41,7 @@ def run_child(job: Callable[[], Any], *, netns: str | None = None, timeout: floa
     try:
         text = _read_answer(reader, timeout)
     except BaseException:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, SIGKILL)
         raise
     finally:
         os.close(reader)

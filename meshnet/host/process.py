@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import stat
+from _signal import SIGKILL  # type: ignore[import-not-found]
 
 from meshnet.errors import KernelLacks, ToolFailed
 from meshnet.host import gate
@@ -95,7 +95,7 @@ def _wait(pid: int, name: str, timeout: float) -> int:
             raise ToolFailed(f"{name} did not end within {timeout:g} s and was killed")
     except BaseException:
         # Also when we are interrupted: a tool left behind would commit when nobody expects it.
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, SIGKILL)
         os.waitpid(pid, 0)
         raise
     finally:

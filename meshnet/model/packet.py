@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
+from meshnet.model.choices import Enum
 from meshnet.model.frozen import dataclass
 
 TCP, UDP = 6, 17

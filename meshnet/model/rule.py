@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
+from meshnet.model.choices import Enum
 from meshnet.model.frozen import dataclass, field
 from meshnet.model.match import Match
 from meshnet.model.packet import Family, Packet

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
+from meshnet.model.choices import Enum
 from meshnet.model.frozen import dataclass, replace
 from meshnet.model.intervals import IntervalSet
 from meshnet.model.packet import Family

@@ -170,7 +170,7 @@ def read_config(place: Path, text: str) -> None:
     place.write_bytes(text.encode("utf-8", "surrogateescape"))
     try:
         read_file(str(place))
-        settings_found = gather({"config": str(place)}, {})
+        settings_found = gather({"config": [str(place)]}, {})
         read_intent(
             {k: v for k, v in settings_found.items() if k not in ("config", "backend", "comments")},
             lambda name: None,

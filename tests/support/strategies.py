@@ -270,7 +270,7 @@ def nft_rulesets(draw: st.DrawFn) -> Ruleset:
     """What one listing can hold: tables of all three families."""
     tables = []
     for family, name in draw(
-        st.lists(st.tuples(st.sampled_from(Family), names), unique=True, max_size=3)
+        st.lists(st.tuples(st.sampled_from(list(Family)), names), unique=True, max_size=3)
     ):
         own = tuple(draw(st.lists(chain_names, unique=True, max_size=3)))
         chains = []

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "meshnet")
+SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "meshnet", "scripts")
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from meshnet.cli.arguments import read_arguments
 from meshnet.cli.flags import FLAGS
 from meshnet.cli.gather import gather
-from meshnet.cli.init import build_parser
 from meshnet.compile import compile_spec
 from meshnet.model.intent import read_intent
 from meshnet.model.spec import Form
@@ -20,7 +20,7 @@ OTHER = {flag.name for flag in FLAGS if not flag.traffic} - {"profile"}
 @pytest.mark.parametrize("form", Form)
 @pytest.mark.parametrize("case", CASES)
 def test_rules_have_reasons(case: str, form: Form) -> None:
-    given = vars(build_parser("test").parse_args(CASES[case]))
+    given = read_arguments(CASES[case], "test")
     settings = {k: v for k, v in gather(given, {}).items() if k not in OTHER}
     spec = read_intent(settings, lambda name: None).spec
     rules = [rule for _, _, rule in compile_spec(spec, form).rules()]

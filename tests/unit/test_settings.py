@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from meshnet.cli.arguments import read_arguments
 from meshnet.cli.flags import BY_NAME, FLAGS, Flag
 from meshnet.cli.gather import gather
-from meshnet.cli.init import build_parser
 from meshnet.errors import UsageError
 from meshnet.model.intent import read_intent
 from meshnet.model.spec import Inbound, Profile
@@ -91,34 +91,37 @@ def test_a_flag_wins_over_its_variable_and_that_over_the_file(flag: Flag, tmp_pa
     assert gather({}, environment)[flag.name] == Value("2", f"${variable(flag.name)}")
     if flag.hidden:
         return
-    given = ["3"] if flag.kind == "many" else "3"
-    found = gather({flag.name.replace("-", "_"): given}, environment)[flag.name]
+    found = gather({flag.name: ["3"]}, environment)[flag.name]
     assert found.text == "3"
     assert f"--{flag.name}" in found.origin
     assert found.origin.startswith(f"-{flag.short} " if flag.short else "--")
 
 
 def test_an_empty_flag_is_a_value_and_an_empty_variable_is_none() -> None:
-    found = gather({"istio_inbound_ports": ""}, {"ISTIO_INBOUND_PORTS": "*"})
+    found = gather({"istio-inbound-ports": [""]}, {"ISTIO_INBOUND_PORTS": "*"})
     assert found["istio-inbound-ports"].text == ""
 
 
 @pytest.mark.parametrize("flag", [f for f in FLAGS if not f.hidden], ids=name_of)
 def test_each_flag_parses_in_all_of_its_forms(flag: Flag) -> None:
-    key = flag.name.replace("-", "_")
-
     def parsed(*argv: str) -> object:
-        return vars(build_parser("meshnet-init").parse_args(argv))[key]
+        return read_arguments(argv, "meshnet-init").get(flag.name)
 
-    wanted: object = ["1"] if flag.kind == "many" else "1"
-    assert parsed(f"--{flag.name}=1") == wanted
+    assert parsed(f"--{flag.name}=1") == ["1"]
+    assert parsed(f"--{flag.name}=") == [""]
     assert parsed() is None
     if flag.kind == "bool":
-        assert parsed(f"--{flag.name}") == "true"
+        # As Go's pflag has it, the next word is not a boolean flag's value.
+        assert parsed(f"--{flag.name}", "-p", "1") == ["true"]
     else:
-        assert parsed(f"--{flag.name}", "1") == wanted
+        assert parsed(f"--{flag.name}", "1") == ["1"]
+        assert parsed(f"--{flag.name}", "1", f"--{flag.name}", "-2") == ["1", "-2"]
+        with pytest.raises(UsageError, match="expected a value"):
+            parsed(f"--{flag.name}")
     if flag.short and flag.kind != "bool":
-        assert parsed(f"-{flag.short}", "1") == parsed(f"-{flag.short}1") == wanted
+        short = f"-{flag.short}"
+        assert parsed(short, "1") == parsed(f"{short}1") == parsed(f"{short}=1") == ["1"]
+        assert parsed(f"-n{flag.short}", "*") == parsed(f"-n{flag.short}*") == ["*"]
     with pytest.raises(UsageError):
         parsed(f"--{flag.name[:-1]}x=1")
 
@@ -126,7 +129,7 @@ def test_each_flag_parses_in_all_of_its_forms(flag: Flag) -> None:
 @pytest.mark.parametrize("flag", [f for f in FLAGS if f.hidden], ids=name_of)
 def test_what_has_no_flag_is_no_flag(flag: Flag) -> None:
     with pytest.raises(UsageError):
-        build_parser("meshnet-init").parse_args([f"--{flag.name}=1"])
+        read_arguments([f"--{flag.name}=1"], "meshnet-init")
 
 
 def intent_of(**settings: str) -> Profile:
