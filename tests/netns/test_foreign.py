@@ -226,3 +226,37 @@ def test_comments_that_came_half_way_do_not_hide_the_rest(netns: Namespace, back
     after = netns.everything()
     rows = [row for key in before for row in after[key].splitlines() if row.startswith("-A")]
     assert rows == []
+
+
+LATECOMERS = {
+    "a foreign interface in mangle OUTPUT": [("mangle", "-A", "OUTPUT", "-o", "eth77")],
+    "two foreign ones in a chain without our jump": [
+        ("nat", "-I", "PREROUTING", "-i", "eth88"),
+        ("nat", "-I", "PREROUTING", "-i", "eth89"),
+    ],
+    "before and behind ours": [
+        ("mangle", "-I", "OUTPUT", "-o", "eth88"),
+        ("mangle", "-A", "OUTPUT", "-o", "eth89"),
+        ("nat", "-I", "OUTPUT", "-o", "eth88"),
+    ],
+}
+
+
+@pytest.mark.parametrize("backend", ["nft-compat", "legacy"])
+@pytest.mark.parametrize("case", ["tproxy-both-families", "excluded-interfaces", "interfaces-only"])
+@pytest.mark.parametrize("late", LATECOMERS)
+def test_foreign_interfaces_that_come_later_do_not_hide_ours(
+    netns: Namespace, late: str, case: str, backend: str
+) -> None:
+    only = ("-p", "15001", "-u", "1337", "-b", "", "-c", "eth7,eth8")
+    arguments = (*CASES.get(case, only), "--backend", backend)
+    netns.init(*arguments)
+    program = "iptables-nft" if backend == "nft-compat" else "iptables-legacy"
+    for table, verb, chain, option, name in LATECOMERS[late]:
+        netns.run(program, "-t", table, verb, chain, option, name, "-j", "RETURN")
+    assert "nothing to change" in netns.init(*arguments).stderr
+    netns.init("--cleanup-only")
+    dump = netns.dump(LOADERS[backend].replace("restore", "save"))
+    rows = [row for row in dump.splitlines() if row.startswith("-A")]
+    assert len(rows) == len(LATECOMERS[late])
+    assert all("eth77" in row or "eth88" in row or "eth89" in row for row in rows)

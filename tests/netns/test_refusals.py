@@ -61,6 +61,22 @@ def test_a_refused_step_leaves_what_was_there(
     netns.init(*new, "--backend", backend)
 
 
+def test_a_move_that_is_refused_leaves_the_rules_where_they_were(
+    netns: Namespace, tmp_path: Path
+) -> None:
+    netns.init(*DEFAULT, *ON, "--backend", "nft-compat")
+    before = netns.everything()
+    env = hide(tmp_path, "ip6tables-nft-restore")
+    move = (*DEFAULT, *ON, "--backend", "nft", "--migrate")
+    done = netns.init(*move, check=False, env=env)
+    assert done.returncode == 1 and "the kernel says no" in done.stderr
+    after = netns.everything()
+    assert "istio-proxy" not in after["nft"]
+    assert after["ip6tables-nft-save"] == before["ip6tables-nft-save"]
+    assert after["iptables-nft-save"] == before["iptables-nft-save"]
+    assert "moved from nft-compat" in netns.init(*move).stderr
+
+
 def test_lo_that_refuses_ipv6_is_said(netns: Namespace) -> None:
     netns.run("sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1")
     done = netns.init(*DEFAULT, *ON)

@@ -142,3 +142,53 @@ def test_a_user_namespace_of_ones_own_is_enough(netns: Namespace) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "nothing to change" in done.stderr and "ISTIO_OUTPUT" in done.stdout
+
+
+def test_a_cleanup_is_kept_from_its_work_by_nothing_else(netns: Namespace) -> None:
+    before = netns.everything()
+    netns.init(*DEFAULT)
+    env = {
+        "MESHNET_CONFIG": "/nowhere",
+        "PROBE_TIMEOUT": "x",
+        "ENVOY_PORT": "no",
+        "PROXY_UID": "me",
+    }
+    done = netns.init("--cleanup-only", "-b", "80-", env=env)
+    assert "removed" in done.stderr
+    assert netns.everything() == before
+
+
+def test_the_dns_servers_are_the_target_s(netns: Namespace, tmp_path) -> None:
+    """A process's own resolv.conf counts, not that of whoever runs meshnet-init."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 10.9.8.7\n")
+    inside = f"mount --bind {conf} /etc/resolv.conf && echo ready && exec sleep 60"
+    pod = subprocess.Popen(
+        ["nsenter", f"--net={netns.path}", "unshare", "-m", "sh", "-c", inside],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert pod.stdout is not None and pod.stdout.readline() == "ready\n"
+        argv = [meshnet_init(), *DEFAULT, "--redirect-dns", "--target", f"pid:{pod.pid}"]
+        subprocess.run(argv, check=True, capture_output=True)
+    finally:
+        pod.kill()
+        pod.communicate()
+    assert "-d 10.9.8.7/32" in netns.dump("iptables-nft-save")
+
+
+def test_an_interrupted_run_leaves_no_tool_and_no_change(netns: Namespace, tmp_path) -> None:
+    slow, began = tmp_path / "nft", tmp_path / "began"
+    slow.write_text(f'#!/bin/sh\n: > {began}\nsleep 5\nexec /usr/sbin/nft "$@"\n')
+    slow.chmod(0o755)
+    before = netns.everything()
+    env = f"PATH={tmp_path}:/usr/sbin:/usr/bin:/bin"
+    argv = ["nsenter", f"--net={netns.path}", "env", env, meshnet_init(), *DEFAULT]
+    run = subprocess.Popen([*argv, "--backend", "nft"], stderr=subprocess.PIPE, text=True)
+    while not began.exists():
+        assert run.poll() is None
+    run.send_signal(2)
+    assert run.communicate(timeout=20)[1].count("interrupted") == 1
+    assert run.returncode == 130
+    assert netns.everything() == before

@@ -8,6 +8,7 @@ from meshnet.cli.arguments import read_arguments
 from meshnet.cli.flags import FLAGS
 from meshnet.cli.gather import gather
 from meshnet.compile import compile_spec
+from meshnet.errors import UsageError
 from meshnet.model.intent import read_intent
 from meshnet.model.spec import Form
 from tests.support.cases import CASES
@@ -29,3 +30,20 @@ def test_rules_have_reasons(case: str, form: Form) -> None:
         assert rule.id and "." in rule.id and " " not in rule.id, rule
         assert rule.why and "\n" not in rule.why and len(rule.why) < 100, rule
         assert rule.setting in KNOWN, rule
+
+
+def profile_of(*argv: str) -> str:
+    settings = gather(read_arguments(argv, "test"), {})
+    return read_intent(settings, lambda name: None).spec.profile.value
+
+
+def test_p_and_u_together_and_alone_are_classic() -> None:
+    assert profile_of("-p", "15001", "-u", "1337") == "classic"
+    assert profile_of("-p", "7", "-u", "1,2") == "classic"
+    for argv in ((), ("-p", "1"), ("-u", "1"), ("-p", "1", "-u", "1", "-b", ""), ("-g", "1")):
+        assert profile_of(*argv) == "istio"
+
+
+def test_the_mark_of_the_proxy_s_own_calls_is_taken() -> None:
+    with pytest.raises(UsageError, match="own calls"):
+        profile_of("-m", "TPROXY", "-t", "1338")
