@@ -13,7 +13,8 @@ import os
 from meshnet.backends import iptables
 from meshnet.backends.base import Plan, Step
 from meshnet.backends.edits import TableEdit, print_edits
-from meshnet.errors import ToolFailed, printable
+from meshnet.compile.ownership import OWN_CHAINS
+from meshnet.errors import MeshnetError, ToolFailed, printable
 from meshnet.host.capabilities import require
 from meshnet.host.locks import XtablesLock
 from meshnet.host.netns import run_child
@@ -62,8 +63,12 @@ class Legacy:
         return iptables.holds_own(held)
 
     def may_hold_own(self) -> bool:
-        """Whether there are tables at all; what is in them takes a program to read."""
-        return any(existing_tables(family) for family in iptables.PREFIX)
+        """Whether a chain of ours is there, asked of the library; True where that is not there."""
+        for family in iptables.PREFIX:
+            tables = sorted(existing_tables(family) & set(iptables.TABLES))
+            if tables and _has_own_chain(family, tables):
+                return True
+        return False
 
     def plan(self, held: Ruleset, wanted: Ruleset) -> Plan:
         """One step a family that changes."""
@@ -84,6 +89,15 @@ class Legacy:
             if left:
                 missing = printable(left.steps[0].text)
                 raise ToolFailed(f"legacy: read back, the kernel still lacks: {missing}")
+
+
+def _has_own_chain(family: Family, tables: list[str]) -> bool:
+    from meshnet.backends.libiptc import has_chain
+
+    try:
+        return bool(run_child(lambda: has_chain(family, tables, sorted(OWN_CHAINS))))
+    except MeshnetError:
+        return True
 
 
 def existing_tables(family: Family) -> frozenset[str]:

@@ -59,6 +59,21 @@ def write_tables(family: Family, names: list[str], edits: list[TableEdit]) -> No
             ) from e
 
 
+def has_chain(family: Family, tables: list[str], names: list[str]) -> bool:
+    """Whether one of ``tables``, which must exist, has a chain of one of ``names``.
+
+    Raises KernelLacks where the library is not there or cannot open a table.
+    """
+    _silence()
+    try:
+        import iptc
+
+        kind = iptc.Table if family is Family.IP else iptc.Table6
+        return any(kind(t, autocommit=False).is_chain(n) for t in tables for n in names)
+    except Exception as e:  # the library raises plain exceptions, at import too
+        raise KernelLacks(f"legacy: the tables of {family.value} cannot be opened") from e
+
+
 def _silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -73,6 +73,14 @@ def test_without_its_program_a_backend_is_not_forgotten(netns: Namespace, backen
     netns.init("--cleanup-only")
 
 
+def test_legacy_tables_of_others_do_not_stand_in_the_way(netns: Namespace) -> None:
+    netns.run("iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT")
+    hide = 'mount --bind /dev/null /usr/sbin/xtables-legacy-multi && exec "$@"'
+    for arguments in ((*DEFAULT,), ("--cleanup-only",)):
+        netns.run("unshare", "-m", "sh", "-c", hide, "hide", meshnet_init(), *arguments)
+    assert "-p udp" in netns.dump("iptables-legacy-save")
+
+
 def test_parts_that_somebody_made_before_us_are_used_and_left(netns: Namespace) -> None:
     netns.run("ip", "rule", "add", "fwmark", "1337", "lookup", "133")
     netns.run("ip", "route", "add", "local", "default", "dev", "lo", "table", "133")
