@@ -177,7 +177,7 @@ def test_the_program_itself_refuses_what_is_smuggled(held: Held, bad: Bad) -> No
         (["--frobnicate"], ("--frobnicate", "--help")),
         (["--istio-inbound-port", "80"], ("--istio-inbound-port", "--help")),
         (["80"], ("80", "--help")),
-        (["-p"], ("-p", "expected one argument")),
+        (["-p"], ("-p", "expected a value")),
         (["-p", "15001", "-y"], ("-y",)),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
@@ -270,7 +270,7 @@ def test_a_bad_value_is_found_before_anything_is_programmed(held: Held) -> None:
     for argv in (
         ["--run-validation", "--iptables-probe-port", "99999"],
         ["--cleanup-only", "--lock-wait", "soon"],
-        ["--cleanup-only", "--backend", "iptables"],
+        ["--migrate", "--backend", "iptables"],
         ["-b", "443", "--output", "xml"],
     ):
         assert argv[-1] in refused(held, argv)
