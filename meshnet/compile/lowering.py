@@ -18,18 +18,9 @@ MULTIPORT_SLOTS = 15
 #: The order of tables and chains in Istio's native nft program: a listing shows it.
 NFT_TABLES = ("nat", "mangle", "raw", "filter")
 _NFT_CHAINS = (
-    *(
-        "prerouting",
-        "input",
-        "forward",
-        "divert",
-        "tproxy",
-        "virtual",
-        "inbound",
-        "redirect",
-        "in-redirect",
-    ),
-    *("output", "application", "output-dns", "dns", "dns-answers", "drop"),
+    *("prerouting", "input", "forward", "divert", "tproxy", "virtual", "inbound"),
+    *("redirect", "in-redirect", "output", "application"),
+    *("output-dns", "dns", "dns-answers", "drop"),
 )
 _OWNER = (Field.UID, Field.GID)
 _WIDE = (Field.SRC, Field.DST, Field.UID, Field.GID)

@@ -11,10 +11,6 @@ import struct
 from meshnet.host.netlink import DUMP, NetlinkError, attribute, attributes, exchange, send_batch
 from meshnet.model.packet import Family
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _NETFILTER = 12
 _SUBSYSTEM = 10 << 8
 _GET_TABLE, _DEL_TABLE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
@@ -36,7 +32,11 @@ def table_names() -> frozenset[tuple[Family, str]]:
 
     Raises NotPermitted without CAP_NET_ADMIN: nfnetlink answers nobody else.
     """
-    return frozenset() if missing() else frozenset(_table_names())
+    return frozenset(
+        (_NAMES[body[0]], _text(attributes(body[4:])[_TABLE_NAME]))
+        for body in _dump_tables() or ()
+        if body[0] in _NAMES
+    )
 
 
 def missing() -> str:
@@ -44,23 +44,17 @@ def missing() -> str:
 
     Raises NotPermitted as :func:`table_names` does.
     """
+    return "this kernel has no nf_tables (CONFIG_NF_TABLES)" if _dump_tables() is None else ""
+
+
+def _dump_tables() -> list[bytes] | None:
+    """The kernel's answers; None where it knows no nf_tables."""
     try:
-        _dump_tables()
+        return exchange(_NETFILTER, _GET_TABLE, DUMP, struct.pack("=BBH", 0, 0, 0), "nft tables")
     except NetlinkError as e:
         if e.code in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT):
-            return "this kernel has no nf_tables (CONFIG_NF_TABLES)"
+            return None
         raise
-    return ""
-
-
-def _dump_tables() -> list[bytes]:
-    return exchange(_NETFILTER, _GET_TABLE, DUMP, struct.pack("=BBH", 0, 0, 0), "nft tables")
-
-
-def _table_names() -> Iterator[tuple[Family, str]]:
-    for body in _dump_tables():
-        if body[0] in _NAMES:
-            yield _NAMES[body[0]], _text(attributes(body[4:])[_TABLE_NAME])
 
 
 class BaseChain:
