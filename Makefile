@@ -1,7 +1,7 @@
 # make demo: see it work.   make test: everything this machine can run.
 # Nothing here changes the machine beyond its packages, .venv and namespaces of its own.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint clean packages
+.PHONY: help setup demo test bench lint clean packages test-packages
 # Without compiled modules every start of Python is slower than what users have.
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -30,11 +30,14 @@ clean: ## remove .venv and what builds and tests left in this checkout
 packages:
 	@PYTHON=$$(scripts/python) && PYTHON=$$PYTHON scripts/packages
 
+test-packages: # and the container runtimes that tests start, which nobody else needs
+	@PYTHON=$$(scripts/python) && PYTHON=$$PYTHON scripts/packages test
+
 .venv/.with-lab: $(INPUTS) | packages
 	scripts/setup lab
 	@touch $@
 
-.venv/.with-test: $(INPUTS) | packages
+.venv/.with-test: $(INPUTS) | test-packages
 	scripts/setup lab prove test
 	@touch $@ .venv/.with-lab
 

@@ -260,7 +260,7 @@ FLAGS = (
         key="dns.servers",
         metavar="ADDR",
     ),
-    Flag("target", "self, pid:N, netns:/PATH, a number or a path", metavar="TARGET"),
+    Flag("target", "self, pid:N, netns:PATH, pod:NS/NAME or container:ID", metavar="TARGET"),
     Flag("output", "text or json (text)", metavar="FORM"),
     Flag("comments", "write each rule's id as its comment", kind="bool", key="comments"),
     Flag(

@@ -36,7 +36,7 @@ def parse_save(text: str, family: Family) -> Ruleset:
     tables: list[Table] = []
     name: str | None = None
     chains: dict[str, list[tuple[str, Rule]]] = {}
-    policies: dict[str, str] = {}
+    policies: dict[str, tuple[str, int, int]] = {}
     for number, line in enumerate(text.split("\n"), 1):
         try:
             if not line or line[0] == "#":
@@ -46,8 +46,8 @@ def parse_save(text: str, family: Family) -> Ruleset:
             elif name is None:
                 raise ParseError("outside a table")
             elif line[0] == ":":
-                chain, policy = line[1:].split()[:2]
-                chains[chain], policies[chain] = [], policy
+                chain, policy, *counted = line[1:].split()
+                chains[chain], policies[chain] = [], (policy, *_counters(counted))
             elif line == "COMMIT":
                 tables.append(_table(family, name, chains, policies))
                 name = None
@@ -59,6 +59,14 @@ def parse_save(text: str, family: Family) -> Ruleset:
     if name is not None:
         raise ParseError(f"table {printable(name)} has no COMMIT")
     return Ruleset(tuple(tables))
+
+
+def _counters(words: list[str]) -> tuple[int, int]:
+    """Packets and bytes of ``[0:0]``, the last word of a chain's line; 0 where it has none."""
+    if not words:
+        return 0, 0
+    packets, count = words[0].strip("[]").split(":")
+    return int(packets), int(count)
 
 
 def _parse_line(line: str, family: Family) -> tuple[str, str, Rule]:
@@ -79,14 +87,16 @@ def _table(
     family: Family,
     name: str,
     chains: dict[str, list[tuple[str, Rule]]],
-    policies: dict[str, str],
+    policies: dict[str, tuple[str, int, int]],
 ) -> Table:
     made = []
     for chain, rules in chains.items():
-        policy = policies[chain].lower()
+        word, packets, count = policies[chain]
+        policy = word.lower()
         hook = BUILTIN.get(chain, "") if policy != "-" else ""
         known = tuple(_undeclared(spec, rule, chains.keys()) for spec, rule in rules)
-        made.append(Chain(chain, known, hook=hook, policy=policy if hook else "accept"))
+        policy = policy if hook else "accept"
+        made.append(Chain(chain, known, hook=hook, policy=policy, packets=packets, bytes=count))
     return Table(family, name, tuple(made))
 
 
@@ -107,7 +117,9 @@ def print_save(ruleset: Ruleset, counters: bool = False) -> str:
     for table in ruleset.tables:
         lines.append(f"*{table.name}")
         for chain in table.chains:
-            lines.append(f":{chain.name} {chain.policy.upper() if chain.hook else '-'} [0:0]")
+            counted = f"[{chain.packets}:{chain.bytes}]" if counters else "[0:0]"
+            policy = chain.policy.upper() if chain.hook else "-"
+            lines.append(f":{chain.name} {policy} {counted}")
         for chain in table.chains:
             for rule in chain.rules:
                 counted = f"[{rule.packets}:{rule.bytes}] " if counters else ""

@@ -29,6 +29,7 @@ _KNOWN_MODULES = {"tcp", "udp", "multiport", "owner", "mark", "connmark", "connt
 #: Targets with options; a name that is not one of these and not plain is a chain.
 _WITH_OPTIONS = {"REDIRECT", "TPROXY", "MARK", "CONNMARK", "CT", "REJECT"}
 _FOREIGN = {"DNAT", "SNAT", "MASQUERADE", "LOG", "NFLOG", "TRACE", "NOTRACK", "QUEUE", "NFQUEUE"}
+_TARGETS = _WITH_OPTIONS | _FOREIGN | set(_PLAIN)
 
 
 class _Unknown(Exception):
@@ -40,13 +41,17 @@ def parse_rule(spec: str, family: Family) -> Rule:
     try:
         return _Reader(split_words(spec), family).rule()
     except (_Unknown, ValueError, IndexError, KeyError, ParseError):
-        return Rule((), _guess_target(spec.split(" ")), opaque=spec)
+        return Rule((), _guess_target(spec), opaque=spec)
 
 
-def _guess_target(words: list[str]) -> Target | None:
+def _guess_target(spec: str) -> Target | None:
     """Where an opaque rule goes, if that is a chain: so that its chain is not removed below it."""
+    try:
+        words = split_words(spec)
+    except ParseError:
+        words = spec.split(" ")
     for option, name in pairwise(words):
-        if option in ("-j", "-g") and name not in _WITH_OPTIONS | _FOREIGN | set(_PLAIN):
+        if option in ("-j", "-g") and name not in _TARGETS:
             return Target(Kind.GOTO if option == "-g" else Kind.JUMP, chain=name)
     return None
 

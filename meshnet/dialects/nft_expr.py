@@ -131,6 +131,9 @@ class _Reader:
 
 def _one_target(targets: list[Target]) -> Target | None:
     if len(targets) <= 1:
+        # A tproxy without a verdict hands over and goes on to the next rule.
+        if targets and targets[0].kind is Kind.TPROXY:
+            raise _Unknown("tproxy alone")
         return targets[0] if targets else None
     kinds = [t.kind for t in targets]
     if kinds == [Kind.TPROXY, Kind.MARK, Kind.ACCEPT]:
@@ -240,6 +243,9 @@ def _print_match(match: Match, rule: Rule, family: Family) -> dict[str, Any]:
     if match.field is Field.CTSTATE:
         states = sorted(match.values, key=lambda s: _STATES.index(str(s)))
         right: Any = states[0] if len(states) == 1 else states
+        if match.negated and len(states) > 1:
+            # A list is a bitmap that nft compares whole: `!= new,established` holds always.
+            right = {"set": states}
         return {
             "op": "!=" if match.negated else "in",
             "left": {"ct": {"key": "state"}},

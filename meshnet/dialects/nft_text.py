@@ -7,6 +7,8 @@ one opinion of how a rule is said in nft.
 from __future__ import annotations
 
 from meshnet.dialects.nft_expr import print_statements
+from meshnet.model.packet import Family
+from meshnet.model.rule import Rule
 from meshnet.model.ruleset import Chain, Table
 
 TYPE_CHECKING = False
@@ -21,11 +23,16 @@ def print_table(table: Table) -> list[str]:
     lines += [f"add chain {where} {chain.name}{_chain_body(chain)}" for chain in table.chains]
     for chain in table.chains:
         for rule in chain.rules:
-            words = [_statement(s) for s in print_statements(rule, table.family)]
-            if rule.comment:
-                words.append(f"comment {_quoted(rule.comment)}")
-            lines.append(f"add rule {where} {chain.name} {' '.join(words)}")
+            lines.append(f"add rule {where} {chain.name} {print_rule(rule, table.family)}")
     return lines
+
+
+def print_rule(rule: Rule, family: Family) -> str:
+    """One rule of a table of ``family``; raises ValueError for what nft has no words for."""
+    words = [_statement(s) for s in print_statements(rule, family)]
+    if rule.comment:
+        words.append(f"comment {_quoted(rule.comment)}")
+    return " ".join(words)
 
 
 def print_deletion(table: Table) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from meshnet.errors import NotPermitted
 
 _BITS = {"CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
-_BITS |= {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21}
+_BITS |= {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
 
 def held() -> frozenset[str]:

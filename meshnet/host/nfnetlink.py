@@ -16,7 +16,9 @@ _SUBSYSTEM = 10 << 8
 _GET_TABLE, _DEL_TABLE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _GET_CHAIN, _DEL_CHAIN = _SUBSYSTEM | 4, _SUBSYSTEM | 5
 _GET_RULE = _SUBSYSTEM | 7
-_TABLE_NAME = 1
+_TABLE_NAME, _TABLE_FLAGS = 1, 2
+#: NFT_TABLE_F_DORMANT: no hook reaches the table.
+DORMANT = 1
 _CHAIN_TABLE, _CHAIN_HANDLE, _CHAIN_NAME, _CHAIN_HOOK = 1, 2, 3, 4
 _CHAIN_POLICY, _CHAIN_USE = 5, 6
 _RULE_TABLE, _RULE_HANDLE = 1, 3
@@ -24,6 +26,8 @@ _ACCEPT = 1
 #: NLM_F_NONREC: do not take along what is inside.
 _ONLY_EMPTY = 0x100
 _NAMES = {2: Family.IP, 10: Family.IP6, 1: Family.INET}
+#: NFPROTO_* of include/uapi/linux/netfilter.h.
+_EVERY_NAME = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _NUMBERS = {family: number for number, family in _NAMES.items()}
 
 
@@ -37,6 +41,19 @@ def table_names() -> frozenset[tuple[Family, str]]:
         for body in _dump_tables() or ()
         if body[0] in _NAMES
     )
+
+
+def every_table() -> dict[tuple[str, str], int]:
+    """(family, name) of every table, the family as nft calls it, and its flags (NFT_TABLE_F_*).
+
+    Raises as :func:`table_names` does.
+    """
+    found = {}
+    for body in _dump_tables() or ():
+        fields = attributes(body[4:])
+        where = (_EVERY_NAME.get(body[0], str(body[0])), _text(fields[_TABLE_NAME]))
+        found[where] = _number(fields.get(_TABLE_FLAGS, b""))
+    return found
 
 
 def missing() -> str:

@@ -42,6 +42,8 @@ else:
                 compare = name in owner._compared
                 members[name] = dataclasses.field(default=default, compare=compare)
             twin = dataclasses.dataclass(frozen=True)(type(owner.__name__, (), members))
+            # Kept: who asks for one value often asks for fifty thousand.
+            setattr(owner, self.name, getattr(twin, self.name))
             return getattr(twin, self.name)
 
     def dataclass(*, frozen):
@@ -77,6 +79,9 @@ else:
 
         def __init__(self, *values, **named):
             state = self.__dict__
+            if len(values) == len(names) and not named:
+                state.update(zip(names, values, strict=True))
+                return
             state.update(defaults)
             if values:
                 if len(values) > len(names):
@@ -127,5 +132,10 @@ else:
 
     def replace(instance, **changes):
         """A copy of ``instance`` with the given fields changed."""
-        state = {**instance.__dict__, **changes}
-        return type(instance)(**state)
+        cls = type(instance)
+        for name in changes:
+            if name not in cls.__match_args__:
+                raise TypeError(f"{cls.__name__} has no field {name!r}")
+        made = object.__new__(cls)
+        made.__dict__.update(instance.__dict__, **changes)
+        return made

@@ -63,7 +63,11 @@ class IntervalSet:
         return IntervalSet.of(*both)
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, int) and any(a <= value <= b for a, b in self.spans)
+        if isinstance(value, int):
+            for first, last in self.spans:
+                if first <= value <= last:
+                    return True
+        return False
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(self.spans)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshnet.model.frozen import dataclass
+from meshnet.model.frozen import dataclass, field
 from meshnet.model.packet import Family
 from meshnet.model.rule import Rule
 
@@ -16,7 +16,8 @@ class Chain:
     """A chain. ``hook`` is "" for one that is only jumped to.
 
     ``kind`` ("nat", "filter", "route") and ``priority`` belong to a hook; ``policy``
-    is what happens to a packet that no rule decided ("accept", "drop").
+    is what happens to a packet that no rule decided ("accept", "drop"); ``packets`` and
+    ``bytes`` are how often that happened, as far as the dump tells: no difference either.
     """
 
     name: str
@@ -25,6 +26,8 @@ class Chain:
     hook: str = ""
     priority: int = 0
     policy: str = "accept"
+    packets: int = field(default=0, compare=False)
+    bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

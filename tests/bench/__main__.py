@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+from tests.bench.sweeping import measure_sweeps
 from tests.support.namespaces import Namespace, Namespaces, meshnet_init, remove_leftovers
 
 ROUNDS = 20
@@ -139,6 +140,7 @@ def main() -> None:
         netns = made.make()
         tools = {backend: count_tools(netns, backend) for backend in BACKENDS}
         beyond = report(measure(netns), tools)
+        beyond += measure_sweeps(made)
     finally:
         made.remove()
     for line in beyond:

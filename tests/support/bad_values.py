@@ -142,7 +142,9 @@ TABLE: tuple[Bad, ...] = (
     ),
     *_each("dns-server", ("resolver", *SMUGGLED), "address"),
     *_each(
-        "target", ("pod:x", "pid:one", "relative/path", "netns:relative", "-1", *SMUGGLED), "pid:"
+        "target",
+        ("pid:one", "netns:rel/ative", "cgroup:relative", "a/b/c", "x:y", "-1", *SMUGGLED),
+        "pid:",
     ),
     *_each(
         "istio-outbound-owner-groups", ("no-such-group", "4294967295", "-1", *SMUGGLED), "numbers"
