@@ -82,6 +82,16 @@ BY_NAME: dict[str, type[MeshnetError]] = {
 }
 
 
+def unforeseen(error: Exception) -> str:
+    """One line about an exception that is a defect of ours: what, and in which file."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else trace.tb_frame.f_code.co_filename.rpartition("/meshnet/")[2]
+    line = "" if trace is None else f":{trace.tb_lineno}"
+    return f"{type(error).__name__}: {printable(str(error))} ({where}{line}); please report it"
+
+
 def printable(text: str, limit: int = 200) -> str:
     """``text`` with control and other unprintable characters escaped, cut at ``limit`` characters.
 

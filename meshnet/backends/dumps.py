@@ -7,11 +7,12 @@ only where that loads no module, and no counter is reset. What cannot be had is 
 from __future__ import annotations
 
 import signal
+import time
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, setrlimit
 
 from meshnet.backends import iptables
 from meshnet.backends.nft_listing import LIST, is_document, list_by_chain
-from meshnet.errors import KernelLacks, MeshnetError, NotPermitted
+from meshnet.errors import KernelLacks, MeshnetError, NotPermitted, printable
 from meshnet.host import nfnetlink
 from meshnet.host.autoload import loads_nothing
 from meshnet.host.modules import Presence, read_parts
@@ -43,8 +44,8 @@ def read_dumps(
 ) -> tuple[tuple[Dump, ...], tuple[Gap, ...]]:
     """What each backend holds here, in its own tool's words, with counters.
 
-    ``largest`` bounds one dump, in bytes, ``timeout`` one tool, in seconds. A tool that is
-    missing, fails or prints too much is a gap. Nothing at all where no backend holds a
+    ``largest`` bounds one dump, in bytes, ``timeout`` all tools together, in seconds. A tool
+    that is missing, fails or prints too much is a gap. Nothing at all where no backend holds a
     table. Raises NotPermitted without CAP_NET_ADMIN in this namespace.
     """
     reading = _Reading(largest, timeout)
@@ -73,7 +74,11 @@ def read_dormant() -> tuple[tuple[str, str], ...]:
     """
     if not loads_nothing(_NF_TABLES):
         return ()
-    return tuple(where for where, flags in nfnetlink.every_table().items() if flags & DORMANT)
+    return tuple(
+        (family, printable(name))
+        for (family, name), flags in nfnetlink.every_table().items()
+        if flags & DORMANT
+    )
 
 
 def _legacy_tables(family: Family) -> bool:
@@ -94,10 +99,14 @@ class _Reading:
 
     def __init__(self, largest: int, timeout: float) -> None:
         self.largest = largest
-        self.timeout = timeout
+        self.ends = time.monotonic() + timeout
         self.dumps: list[Dump] = []
         self.gaps: list[Gap] = []
         self.shown: set[tuple[str, str]] = set()
+
+    def left(self) -> float:
+        """The seconds that the next tool may take: a little, also when the time is up."""
+        return max(0.1, self.ends - time.monotonic())
 
     def lacks(self, reason: str) -> None:
         self.gaps.append(Gap("rules", reason))
@@ -116,7 +125,7 @@ class _Reading:
         self.dumps.pop()
         try:
             text, left_out = list_by_chain(
-                tables, lambda argv: _run(argv, self.largest, self.timeout)
+                tables, lambda argv: _run(argv, self.largest, self.left())
             )
         except NotPermitted:
             raise
@@ -133,7 +142,7 @@ class _Reading:
             self.lacks(f"the program {argv[0]} is not installed: {backend} rules are not shown")
             return ""
         try:
-            text = _run(argv, self.largest, self.timeout)
+            text = _run(argv, self.largest, self.left())
         except NotPermitted:
             raise
         except MeshnetError as e:

@@ -36,11 +36,22 @@ USUAL_ROWS = 1000
     type=click.Choice([path.value for path in Path]),
     help="Only those that went this way; may be given several times.",
 )
-@click.option("--pid", type=click.IntRange(1), help="Only those that this process holds an end of.")
-@click.option("--port", type=click.IntRange(1, 65535), help="Only those with this port at an end.")
+@click.option(
+    "--pid",
+    type=click.IntRange(1),
+    metavar="PID",
+    help="Only those that this process holds an end of.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Only those with this port at an end.",
+)
 @click.option(
     "--limit",
     type=click.IntRange(0),
+    metavar="N",
     help=f"The most rows that are shown; 0 for all.  [default: {USUAL_ROWS}; all of them in JSON]",
 )
 @output_option
@@ -79,9 +90,11 @@ def command(
 
 
 def _rulesets(snapshot: Snapshot) -> dict[str, Ruleset]:
+    """The rules that are run: those of dormant tables decide nothing."""
     from meshnet.dialects.dumps import rulesets
+    from meshnet.reason.findings.dormant import awake
 
-    return rulesets(snapshot)
+    return awake(snapshot, rulesets(snapshot))[0]
 
 
 def _wanted(row: Connection, paths: tuple[str, ...], pid: int | None, port: int | None) -> bool:

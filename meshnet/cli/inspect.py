@@ -7,6 +7,7 @@ import sys
 import click
 
 from meshnet.cli.target_options import (
+    Seconds,
     from_option,
     obtain,
     output_option,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--watch", is_flag=True, help="Counters live, with rates, until interrupted.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1, 3600),
+    type=Seconds(0.1, 3600),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
@@ -44,11 +45,11 @@ if TYPE_CHECKING:
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End --watch after N looks.")
 @click.option(
     "--limit",
-    type=click.IntRange(1, 1_000_000),
+    type=click.IntRange(0),
     default=100,
     show_default=True,
     metavar="N",
-    help="The most rows that a list shows.",
+    help="The most rows that a list shows; 0: all.",
 )
 @output_option
 @timeout_option
@@ -72,8 +73,14 @@ def command(
     worst first. Ends with 3 where something worse than a note was found.
     """
     sections = _sections(section)
+    limit = limit or sys.maxsize
     if sum((raw, watch, output == "json")) > 1:
         raise UsageError("--raw, --watch and --output json exclude each other")
+    if section and (raw or watch):
+        raise UsageError("--section does not go with --raw or --watch, which show one thing only")
+    given = ctx.get_parameter_source("interval") is click.core.ParameterSource.COMMANDLINE
+    if not watch and (count is not None or given):
+        raise UsageError("--interval and --count belong to --watch")
     if target is None and from_file is None:
         target = "all"
     if target == "all" and from_file is None:

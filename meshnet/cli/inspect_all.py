@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def inspect_all(output: str, limit: int, timeout: float) -> int:
     """Look at all of them and print.
 
-    The exit code: 3 where something was found, 1 where some could not be read, else 0.
+    The exit code: 3 where something was found; else, where some could not be read, what the
+    reason of all of them is (5: a capability is missing), or 1; else 0.
     """
     from meshnet.host.target import resolve_all
 
@@ -29,7 +30,8 @@ def inspect_all(output: str, limit: int, timeout: float) -> int:
         show_node(console(), tuple(lines), limit)
     if any(line.worse_than_note for line in lines):
         return 3
-    return 1 if any(line.error for line in lines) else 0
+    codes = {line.exit_code for line in lines if line.error}
+    return codes.pop() if len(codes) == 1 else int(bool(codes))
 
 
 def _lines(targets: tuple[Target, ...], timeout: float) -> list[NodeLine]:

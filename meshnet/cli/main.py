@@ -6,12 +6,16 @@ here, so that ``meshnet --help`` costs no more than click.
 
 from __future__ import annotations
 
+import os
 import sys
+from errno import EPIPE
+from io import TextIOWrapper
+from typing import Any, TextIO
 
 import click
 
 from meshnet import __version__
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, printable
 
 _AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
@@ -42,12 +46,68 @@ class _Commands(click.Group):
         ctx.meta["meshnet.listing"] = True
         super().format_commands(ctx, formatter)
 
-    def invoke(self, ctx: click.Context) -> object:
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """As click's own, but that an error of usage is one line, as every other error is."""
+        alone = extra.pop("standalone_mode", True)
+        # Any: click's overloads do not see through the arguments that are passed on.
+        above: Any = super().main
+        if not alone:
+            return above(*args, standalone_mode=False, **extra)
         try:
-            return super().invoke(ctx)
+            code = above(*args, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as e:
+            print(e.format_message(), file=sys.stderr)
+            sys.exit(e.exit_code)
+        except click.UsageError as e:
+            where = e.ctx.command_path if e.ctx else "meshnet"
+            words = printable(e.format_message().rstrip("."), 400)
+            print(f"{where}: {words} (see `{where} --help`)", file=sys.stderr)
+            sys.exit(e.exit_code)
+        except click.ClickException as e:
+            print(f"meshnet: {printable(e.format_message(), 400)}", file=sys.stderr)
+            sys.exit(e.exit_code)
+        except click.Abort:
+            sys.exit(130)
+        except OSError as e:
+            # Help that could not be written; a command's own errors do not get here.
+            sys.stdout = _nowhere()
+            print(f"meshnet: {printable(str(e))}", file=sys.stderr)
+            sys.exit(MeshnetError.exit_code)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> object:
+        _prepare_streams()
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
         except MeshnetError as e:
             print(f"meshnet: {e}", file=sys.stderr)
             ctx.exit(e.exit_code)
+        except OSError as e:
+            if e.errno == EPIPE:
+                # Nobody reads any more: click ends quietly.
+                raise
+            print(f"meshnet: {printable(str(e))}", file=sys.stderr)
+            # What could not be written shall not be tried again at the end.
+            sys.stdout = _nowhere()
+            ctx.exit(MeshnetError.exit_code)
+
+
+def _nowhere() -> TextIO:
+    """A stream that takes everything; it stays open as long as the process."""
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+def _prepare_streams() -> None:
+    """Streams that are there, and take any text: names need not fit the terminal's encoding."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, _nowhere())
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _load(module: str) -> click.Command:

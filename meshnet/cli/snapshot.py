@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from meshnet.cli.target_options import obtain, timeout_option
+from meshnet.cli.target_options import harmless_json, obtain, timeout_option
 from meshnet.errors import MeshnetError, printable
 from meshnet.model.snapshot import SECTIONS
 
@@ -44,7 +44,7 @@ def command(
         print(f"meshnet: {gap.section}: {printable(gap.reason, 400)}", file=sys.stderr)
     data = write_snapshot(snapshot)
     if path is None:
-        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.write(harmless_json(data.decode()).encode())
     else:
         _write(path, data)
 
@@ -54,8 +54,12 @@ def _write(path: str, data: bytes) -> None:
     beside = f"{path}.{os.getpid()}.new"
     try:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(handle, "wb") as f:
-            f.write(data)
-        os.replace(beside, path)
+        try:
+            with open(handle, "wb") as f:
+                f.write(data)
+            os.replace(beside, path)
+        except BaseException:
+            os.unlink(beside)
+            raise
     except OSError as e:
         raise MeshnetError(f"cannot write {printable(path)}: {e.strerror}") from e

@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 #: A snapshot file larger than this is refused, in bytes.
 LARGEST = 1 << 30
 
+
+class Seconds(click.FloatRange):
+    """A span of time within limits. NaN is in no range, though comparing does not say so."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
+
+
 target_argument: Decorator = click.argument("target", required=False)
 from_option: Decorator = click.option(
     "--from",
@@ -37,7 +50,7 @@ output_option: Decorator = click.option(
 )
 timeout_option: Decorator = click.option(
     "--timeout",
-    type=click.FloatRange(0.1, 600),
+    type=Seconds(0.1, 600),
     default=20.0,
     show_default=True,
     metavar="SECONDS",
@@ -93,7 +106,23 @@ def print_json(value: object) -> None:
     import msgspec
 
     encoded = msgspec.json.encode(value, enc_hook=_plain)
-    click.echo(msgspec.json.format(encoded, indent=2).decode())
+    click.echo(harmless_json(msgspec.json.format(encoded, indent=2).decode()))
+
+
+def harmless_json(text: str) -> str:
+    """The same document for any terminal: what is not printable stands in it escaped.
+
+    JSON itself escapes only the first control characters; all that is not printable can
+    only be inside a string, where ``\\u`` means the same.
+    """
+    if text.isascii():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+
+
+def _escaped(c: str) -> str:
+    units = c.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 def _plain(value: object) -> object:

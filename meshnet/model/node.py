@@ -12,7 +12,8 @@ _RANKS = {"error": 1, "warning": 2, "note": 3}
 
 @dataclass(frozen=True)
 class NodeLine:
-    """A namespace in short. ``error`` says why it could not be read; all else is empty then.
+    """A namespace in short. ``error`` says why it could not be read; all else is empty then,
+    and ``exit_code`` is what looking at it alone would end with.
 
     ``capturing`` is as in :class:`meshnet.model.inspection.Inspection`; ``inbound`` and
     ``outbound`` are the ports captured to, ``proxy`` a command name, or "".
@@ -27,6 +28,7 @@ class NodeLine:
     proxy: str = ""
     findings: tuple[Finding, ...] = ()
     error: str = ""
+    exit_code: int = 0
 
     @property
     def rank(self) -> tuple[int, str]:

@@ -171,6 +171,14 @@ class Socket:
     only6: bool = False
     transparent: bool | None = None
 
+    @property
+    def endpoint(self) -> str:
+        """What it listens on: "*:15001", "[::1]:8080", "127.0.0.1:53/udp"; "*" is any address."""
+        host = f"[{self.local}]" if ":" in self.local else self.local
+        if self.local == "0.0.0.0" or (self.local == "::" and not self.only6):
+            host = "*"
+        return f"{host}:{self.lport}" + ("/udp" if self.proto == "udp" else "")
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -209,9 +217,10 @@ class Gap:
 class Snapshot:
     """See the module. An empty tuple is a fact, unless a gap says otherwise.
 
-    ``taken`` is RFC 3339 in UTC. ``sysctls`` are names with dots as ``sysctl`` prints them. ``sections`` are those that
-    were asked for. ``dormant`` are (family, name) of nf_tables tables that no hook reaches
-    (include/uapi/linux/netfilter/nf_tables.h, NFT_TABLE_F_DORMANT).
+    ``taken`` is RFC 3339 in UTC. ``sysctls`` are names with dots as ``sysctl`` prints them.
+    ``sections`` are those that were asked for. ``dormant`` are (family, name) of nf_tables
+    tables that no hook reaches (include/uapi/linux/netfilter/nf_tables.h,
+    NFT_TABLE_F_DORMANT).
     """
 
     schema: str

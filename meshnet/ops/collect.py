@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 from functools import cache
 
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, ToolFailed, printable
 from meshnet.host.netns import Door
 from meshnet.host.sweep import sweep
 from meshnet.host.sysctls import read_global
@@ -45,6 +45,8 @@ def collect(
     MeshnetError where it is gone, ToolFailed where it takes too long.
     """
     (found,) = _sweep([target], _document, _order(sections, limits, timeout), 1, timeout)
+    if isinstance(found[1], ToolFailed):
+        raise ToolFailed(f"{printable(target.name)}: {found[1].message}", found[1].hint)
     return _read(found[1])
 
 
@@ -93,7 +95,7 @@ def _order(
     inhabitants: Inhabitants | None = None,
 ) -> Order:
     known = read_global() if "sysctls" in sections else {}
-    # A tool that hangs shall cost its own part only.
+    # Tools that hang shall cost their own part only.
     return Order(sections, limits, timeout * 0.8, inhabitants, known)
 
 

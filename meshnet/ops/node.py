@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, unforeseen
 from meshnet.model.node import NodeLine
 from meshnet.ops.collect import collect_all
-from meshnet.reason.inspection import examine
 from meshnet.reason.node import failed_line, line_of
 
 TYPE_CHECKING = False
@@ -26,6 +25,10 @@ def inspect_each(targets: Iterable[Target], timeout: float) -> Iterator[NodeLine
         try:
             if isinstance(found, MeshnetError):
                 raise found
-            yield line_of(examine(found))
+            yield line_of(found)
         except MeshnetError as e:
-            yield failed_line(target.name, target.inode, e.message)
+            yield failed_line(target.name, target.inode, e)
+        except Exception as e:
+            # A defect of ours: it costs its own line, not those of all others.
+            defect = MeshnetError(f"meshnet failed at it: {unforeseen(e)}")
+            yield failed_line(target.name, target.inode, defect)

@@ -44,8 +44,8 @@ class Limits:
 class Order:
     """What is to be looked at, how far, and what the parent knew already.
 
-    ``known`` are sysctls that only the parent's namespace shows; ``timeout`` is how long one
-    tool may take, in seconds.
+    ``known`` are sysctls that only the parent's namespace shows; ``timeout`` is how long
+    the tools may take together, in seconds.
     """
 
     sections: tuple[str, ...]
@@ -67,14 +67,14 @@ def observe(target: Target, order: Order) -> Snapshot:
     parts = look.parts
     if parts.get("sysctls") is not None:
         parts["sysctls"] = {**order.known, **parts["sysctls"]}
+    # A name of a file need not be UTF-8, a document has to be.
+    path = os.fsencode(target.path or "").decode("utf-8", "backslashreplace")
     return Snapshot(
         SCHEMA,
         __version__,
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         os.uname().release,
-        Namespace(
-            target.inode, target.name, target.path or "", target.pod, target.containers, look.owner
-        ),
+        Namespace(target.inode, target.name, path, target.pod, target.containers, look.owner),
         order.sections,
         gaps=tuple(look.gaps),
         **parts,

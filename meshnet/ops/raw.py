@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from meshnet.errors import MeshnetError
-from meshnet.host.netns import run_child
+from meshnet.host.netns import Door
 from meshnet.host.process import find_tool, run_tool
+from meshnet.host.sweep import sweep
 from meshnet.model.frozen import dataclass
 
 TYPE_CHECKING = False
@@ -28,9 +31,18 @@ def raw_listings(target: Target, timeout: float) -> list[Listing]:
     """``iptables -t TABLE -L -n -v`` of every table that exists, ``nft list ruleset``, listeners.
 
     A table that does not exist is not asked for: listing would create it. Raises as
-    :func:`meshnet.host.netns.run_child` does.
+    :func:`meshnet.host.netns.run_child` does. A tool that hangs says so in its place.
     """
-    found = run_child(lambda: _listings(), netns=target.path, timeout=timeout)
+    # A sweep of one: its child takes the tools with it when it is given up or interrupted.
+    (given,) = sweep(
+        [target],
+        lambda _: _listings(timeout * 0.8),
+        door=lambda one: Door(one.path, one.inode),
+        timeout=timeout,
+    )
+    found = given[1]
+    if isinstance(found, MeshnetError):
+        raise found
     return [Listing(command, _harmless(text)) for command, text in found]
 
 
@@ -39,12 +51,13 @@ def stored_listings(snapshot: Snapshot) -> list[Listing]:
     return [Listing(dump.tool, _harmless(dump.text)) for dump in snapshot.dumps]
 
 
-def _listings() -> list[tuple[str, str]]:
+def _listings(timeout: float) -> list[tuple[str, str]]:
+    ends = time.monotonic() + timeout
     commands = [*_rules_commands(), _sockets_command()]
     shown = []
     for argv in commands:
         try:
-            done = run_tool(argv)
+            done = run_tool(argv, timeout=max(0.1, ends - time.monotonic()))
         except MeshnetError as e:
             shown.append((" ".join(argv), str(e)))
             continue

@@ -10,8 +10,7 @@ from meshnet.model.rule import Kind, Rule, Target
 from meshnet.model.spec import DNS_PORT
 from meshnet.reason.effects import Beyond, Effect
 from meshnet.reason.findings.reached import Standing, captures, standings
-from meshnet.reason.foreign_iptables import read_text
-from meshnet.reason.foreign_nft import Statements
+from meshnet.reason.findings.readable import read_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def _may_redirect(rule: Rule) -> bool:
 
 
 def _of_rule(standing: Standing, at: int, rule: Rule) -> Iterator[ForeignRedirect]:
-    matches, effects, family = _read(standing, rule)
+    matches, effects, family = read_rule(standing, rule)
     found = next((to for to in map(_local_port, effects) if to is not None), None)
     if found is None:
         return
@@ -77,18 +76,6 @@ def _of_rule(standing: Standing, at: int, rule: Rule) -> Iterator[ForeignRedirec
         return
     for direction in directions:
         yield ForeignRedirect(direction, families, _words(matches), to, port, printable(where, 60))
-
-
-def _read(standing: Standing, rule: Rule) -> tuple[tuple[Match, ...], list[Effect], Family | None]:
-    """What a rule asks and does, as far as that can be read, and whose packets it sees."""
-    if not rule.opaque:
-        return rule.matches, [rule.target] if rule.target else [], rule.family
-    if standing.backend != "nft":
-        matches, _, effects = read_text(rule, standing.table.family)
-        return tuple(matches), effects, None
-    reader = Statements(standing.table.family)
-    reader.read(rule)
-    return tuple(reader.matches), reader.effects, reader.family
 
 
 def _local_port(effect: Effect) -> tuple[str, int] | None:

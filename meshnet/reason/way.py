@@ -14,6 +14,7 @@ from meshnet.model.connection import Connection, Direction, Endpoint, Owner, Pat
 from meshnet.model.frozen import replace
 from meshnet.model.proxy import Proxy
 from meshnet.model.snapshot import Flow, Snapshot, Socket
+from meshnet.reason.findings.proxy import USUAL_PORTS
 from meshnet.reason.first_packet import FirstPackets
 from meshnet.reason.flow_index import NAMES, FlowIndex, lack_of, translated
 from meshnet.reason.pairing import Line, Pairing
@@ -247,6 +248,9 @@ class Ways:
             return replace(base, path=Path.UNKNOWN, reason=doubt)
         where = f"translated from {base.dialled}; " if base.taken is not None else ""
         if self.is_proxy(server):
+            if base.flow is None and server.lport in self.ports | USUAL_PORTS:
+                reason = "the proxy accepted it; no conntrack entry tells what was dialled"
+                return replace(base, path=Path.UNKNOWN, reason=reason)
             where += "the proxy's own port; "
         return replace(base, path=Path.DIRECT, reason=where + ruling.words, rule=ruling.rule)
 

@@ -107,8 +107,14 @@ def _print_lines(
 
 
 def _fold(cell: str, width: int) -> list[str]:
-    """``cell`` cut into pieces of ``width`` columns."""
-    return [cell] if cell_len(cell) <= width else chop_cells(cell, width)
+    """``cell`` cut into pieces of ``width`` columns, behind a colon or a slash if one is near."""
+    pieces = []
+    while cell_len(cell) > width:
+        piece = chop_cells(cell, width)[0]
+        end = max(piece.rfind(mark) for mark in ":/") + 1
+        pieces.append(piece[:end] if end > width // 2 else piece)
+        cell = cell[len(pieces[-1]) :]
+    return [*pieces, cell]
 
 
 def _wrap(text: str, width: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console, Group
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from meshnet.errors import printable
@@ -50,6 +51,9 @@ def show_inspection(
             console.print()
         for part in views[name](inspection, limit):
             console.print(part)
+    if inspection.findings and "findings" not in sections:
+        codes = " ".join(dict.fromkeys(finding.code for finding in inspection.findings))
+        console.print(Text(f"\nfindings: {codes} (--section findings)", style="dim"))
     for gap in inspection.gaps:
         line = f"not seen: {gap.section}: {printable(gap.reason, 400)}"
         console.print(Text(line, style="yellow"), soft_wrap=False)
@@ -86,7 +90,10 @@ def _holders(inspection: Inspection) -> str:
         chains = [c for t in inspection.tables if t.backend == backend for c in t.chains]
         ours = sum(rule.ours for chain in chains for rule in chain.rules)
         others = sum(len(chain.rules) for chain in chains) - ours
-        counts.append(f"{backend} ({ours} of a capture, {others} others)")
+        counted = [f"{n} {whose}" for n, whose in ((ours, "ours"), (others, "foreign")) if n]
+        profile = dict(inspection.profiles).get(backend, "")
+        counted += [f"profile {profile}"] if profile else []
+        counts.append(f"{backend} ({', '.join(counted) or 'tables without rules'})")
     return ", ".join(counts) or "none in any backend"
 
 
@@ -109,7 +116,7 @@ def _processes(inspection: Inspection, limit: int) -> Iterable[RenderableType]:
     names = {c.id: c.name or c.id[:12] for c in inspection.namespace.containers}
     for shown in inspection.processes[:limit]:
         rows.add_row(*_process(shown, names))
-    yield rows
+    yield rows if inspection.processes else Text("no processes")
     yield from _rest(len(inspection.processes), limit, "processes")
 
 
@@ -142,35 +149,39 @@ def rules_of(one: ShownTable, limit: int) -> Iterable[RenderableType]:
     """A table's chains that hold rules, with counters and what each rule means."""
     yield Text.assemble(
         safe(f"{one.backend} {one.family} {one.name}", "bold"),
-        Text("" if len(one.chains) else " (empty)"),
+        Text("   dormant: none of its rules is run" if one.dormant else "", style="yellow"),
     )
     rows = table("CHAIN", "#", "PKTS", "BYTES", "~RULE", "~MEANING", right=("#", "PKTS", "BYTES"))
     rows.columns[4].ratio, rows.columns[5].ratio = 6, 5
     rows.expand = True
-    for chain in one.chains:
-        if chain.rules or chain.policy != "accept":
-            _chain_rows(rows, chain, limit)
-    yield _indented(rows)
+    count = sum(len(chain.rules) for chain in one.chains)
+    left = limit
+    # Where not all can be shown, what is of the capture comes first.
+    chains = sorted(one.chains, key=lambda c: not any(r.ours for r in c.rules))
+    for chain in one.chains if count <= limit else chains:
+        if left and (chain.rules or chain.policy != "accept"):
+            _chain_rows(rows, chain, left)
+            left -= min(left, len(chain.rules))
+    if count > limit:
+        rest = Text(f"... and {count - limit:,} more rules (--limit)", style="dim")
+        rows.add_row("", "", "", "", rest, "")
+    # As wide as the console: by its own width the columns would be divided too narrowly.
+    yield Padding(rows, (0, 0, 0, 2))
 
 
-def _chain_rows(rows: object, chain: ShownChain, limit: int) -> None:
-    from rich.table import Table
-
-    assert isinstance(rows, Table)
+def _chain_rows(rows: Table, chain: ShownChain, limit: int) -> None:
+    """The first ``limit`` rules of a chain, and its policy."""
     for rule in chain.rules[:limit]:
-        meaning = safe(rule.meaning) if rule.ours else Text("not of a capture", style="dim")
+        foreign = f'foreign: "{rule.comment}"' if rule.comment else "foreign"
         rows.add_row(
             safe(chain.name, "bold" if rule.ours else "dim", 29),
             Text(str(rule.number)),
             Text(str(rule.packets)),
             Text(str(rule.bytes), style="dim"),
             safe(rule.text, "" if rule.ours else "dim", 300),
-            meaning,
+            safe(rule.meaning) if rule.ours else safe(foreign, "dim"),
         )
-    if len(chain.rules) > limit:
-        rest = Text(f"... and {len(chain.rules) - limit:,} more rules", style="dim")
-        rows.add_row(safe(chain.name, "dim", 29), "", "", "", rest, "")
-    if chain.hook:
+    if chain.hook and len(chain.rules) <= limit:
         policy = Text(f"policy {chain.policy}", style="dim")
         counts = (Text(str(chain.packets)), Text(str(chain.bytes), style="dim"))
         rows.add_row(safe(chain.name, "dim", 29), "", *counts, policy, "")
@@ -179,13 +190,14 @@ def _chain_rows(rows: object, chain: ShownChain, limit: int) -> None:
 def _sockets(inspection: Inspection, limit: int) -> Iterable[RenderableType]:
     rows = table("PROTO", "FAMILY", "~LISTENS ON", "PIDS", "UID", "", right=("UID",))
     for socket in inspection.sockets[:limit]:
-        where = f"{socket.local}%{socket.link}" if socket.link else socket.local
+        local = f"[{socket.local}]" if ":" in socket.local else socket.local
+        where = f"{local}%{socket.link}" if socket.link else local
         notes = ["transparent"] if socket.transparent else []
-        notes += ["no IPv4"] if socket.only6 and socket.family == "ip6" else []
+        both = socket.local == "::" and not socket.only6
         rows.add_row(
             Text(socket.proto),
-            Text(_FAMILIES.get(socket.family, "?")),
-            safe(f"{where} port {socket.lport}"),
+            Text("IPv4+IPv6" if both else _FAMILIES.get(socket.family, "?")),
+            safe(f"{where}:{socket.lport}"),
             safe(" ".join(str(pid) for pid in socket.pids) or "-", limit=40),
             Text(str(socket.uid)),
             Text(", ".join(notes)),
@@ -208,8 +220,9 @@ def _routes(inspection: Inspection, limit: int) -> Iterable[RenderableType]:
     tables = {policy.table for policy in special}
     shown = [r for r in inspection.routes if r.table in tables or r.destination in _ALL]
     lines = [
-        f"{r.kind} {r.destination}{f' via {r.gateway}' if r.gateway else ''} dev {r.link or '-'}"
-        f" table {r.table}"
+        f"{'' if r.kind == 'unicast' else f'{r.kind} '}{r.destination}"
+        f"{f' via {r.gateway}' if r.gateway else ''}{f' dev {r.link}' if r.link else ''}"
+        f"{'' if r.table == _MAIN else f' table {r.table}'}"
         for r in shown[:limit]
     ]
     rows.add_row("routes", safe("; ".join(lines) or "no default route", limit=2000))
@@ -223,6 +236,7 @@ def _routes(inspection: Inspection, limit: int) -> Iterable[RenderableType]:
 
 
 _ALL = ("0.0.0.0/0", "::/0")
+_MAIN = 254
 
 
 def _addresses(addresses: tuple[InterfaceAddress, ...], limit: int) -> str:
@@ -260,10 +274,11 @@ def _findings(inspection: Inspection, limit: int) -> Iterable[RenderableType]:
     yield from _rest(len(inspection.findings), limit, "findings")
     first = inspection.findings[0].code
     count = len(inspection.findings)
-    plural = "finding" if count == 1 else "findings"
-    yield Text(f"{count} {plural}; `meshnet codes {first}` explains one", style="dim")
+    plural = "1 finding" if count == 1 else f"{count} findings"
+    yield Text(f"{plural}; `meshnet codes {first}` explains one", style="dim")
 
 
 def _rest(count: int, limit: int, what: str) -> Iterable[RenderableType]:
     if count > limit:
-        yield Text(f"... and {count - limit:,} more {what} (--limit)", style="dim")
+        words = {"processes": "process"}.get(what, what[:-1]) if count == limit + 1 else what
+        yield Text(f"... and {count - limit:,} more {words} (--limit)", style="dim")

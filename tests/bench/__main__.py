@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+from tests.bench.reasoning import measure_reasoning
 from tests.bench.sweeping import measure_sweeps
 from tests.support.namespaces import Namespace, Namespaces, meshnet_init, remove_leftovers
 
@@ -141,6 +142,7 @@ def main() -> None:
         tools = {backend: count_tools(netns, backend) for backend in BACKENDS}
         beyond = report(measure(netns), tools)
         beyond += measure_sweeps(made)
+        measure_reasoning()
     finally:
         made.remove()
     for line in beyond:

@@ -194,6 +194,35 @@ def test_mn110_by_another_redirect(watched: Watched, backend: str) -> None:
 
 
 @every_backend
+def test_mn110_by_a_service_address(watched: Watched, backend: str) -> None:
+    """What kube-proxy does, in the pod itself: translated first, it is not redirected any more."""
+    watched.proxy()
+    watched.init(*BOTH, *ON, backend=backend)
+    iptables = tool("nft-compat" if backend == "nft" else backend)
+    if backend == "nft":
+        watched.pod.run("nft", "add table ip kube")
+        chain = "add chain ip kube out { type nat hook output priority -150; }"
+        watched.pod.run("nft", chain)
+        rule = (
+            "add rule ip kube out ip daddr 10.96.0.11 tcp dport 80 counter dnat to 10.244.0.9:8080"
+        )
+        assert "MN110" not in watched.codes()
+        watched.pod.run("nft", rule)
+    else:
+        for line in (
+            "-N KUBE-SERVICES",
+            "-N KUBE-SEP",
+            "-I OUTPUT -m comment --comment portals -j KUBE-SERVICES",
+            "-A KUBE-SERVICES -d 10.96.0.11/32 -p tcp -m tcp --dport 80 -j KUBE-SEP",
+        ):
+            watched.pod.run(iptables, "-t", "nat", *line.split())
+        assert "MN110" not in watched.codes()
+        line = "-A KUBE-SEP -p tcp -m tcp -j DNAT --to-destination 10.244.0.9:8080"
+        watched.pod.run(iptables, "-t", "nat", *line.split())
+    expect(watched, "MN110", "10.96.0.11", "80", ":15001", "not captured")
+
+
+@every_backend
 def test_mn110_silent_beside_docker(watched: Watched, backend: str) -> None:
     """Docker's name server in a pod, a masquerade, and rules behind ours."""
     watched.proxy()

@@ -167,7 +167,7 @@ def test_every_kind_of_entry_by_every_way(netns: Namespace) -> None:
     flows, comparable, text, ours, oracle, program = in_here(netns, job)
     assert comparable == text
     assert ours == oracle
-    names = list(Flow("", 0, "", 0, "", 0, "", 0, "", 0).__dict__)
+    names = Flow.__match_args__
     entries = [dict(zip(names, flow, strict=True)) for flow in flows]
     if program is not None:
         assert program == sorted([e["proto"], e["src"], e["dst"], e["state"]] for e in entries)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 
 from meshnet.backends.edits import with_comments
 from meshnet.compile import compile_spec
-from meshnet.compile.decompile import decompile
 from meshnet.compile.holdings import key_of
 from meshnet.compile.ownership import OWN_CHAINS, own_part
 from meshnet.model.drift import Drift
@@ -305,19 +303,3 @@ def test_nothing_of_ours_has_no_drift() -> None:
         assert (
             drift(Ruleset((Table(Family.IP, "nat", (Chain("OUTPUT", (EXTRA,)),)),)), form) is None
         )
-
-
-@pytest.mark.parametrize("form", Form)
-def test_istios_default_rules_take_a_few_milliseconds(form: Form) -> None:
-    """What a sweep pays for each namespace: processor time, the best of many."""
-    wanted = compile_spec(spec_of("default"), form)
-    best = 1.0
-    for _ in range(30):
-        held = Ruleset(wanted.tables)
-        start = time.process_time()
-        drift(held, form)
-        best = min(best, time.process_time() - start)
-    assert best < 0.005
-    start = time.process_time()
-    decompile(wanted, form)
-    assert time.process_time() - start < 0.05

@@ -154,7 +154,7 @@ def find_sockets(source: Source) -> list[str]:
     if not _is_installed(source.library):
         raise MeshnetError(
             f"{source.name}: {printable(min(found.values()))} is there, but not the library to "
-            f"ask it: pip install 'meshnet[{source.extra}]'"
+            f"ask it: install meshnet with its extra {source.extra}"
         )
     usable = [path for path in found.values() if os.access(path, os.W_OK, effective_ids=True)]
     if not usable:

@@ -29,7 +29,9 @@ def awake(
                 found.append((backend, name))
             else:
                 tables.append(table)
-        kept[backend] = Ruleset(tuple(tables))
+        # The same value where nothing sleeps: what was worked out about it is kept beside it.
+        whole = len(tables) == len(ruleset.tables)
+        kept[backend] = ruleset if whole else Ruleset(tuple(tables))
     return kept, tuple(found)
 
 

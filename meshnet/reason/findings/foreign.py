@@ -12,6 +12,7 @@ from meshnet.model.ruleset import Chain, Ruleset, Table
 from meshnet.model.verdict import Journey, Place, Step, Verdict
 from meshnet.reason.findings.packets import incoming, outgoing, witness
 from meshnet.reason.findings.reached import Standing, captures
+from meshnet.reason.findings.readable import read_rule, translates
 from meshnet.reason.findings.report import packet_in_words, report, step_in_words
 from meshnet.reason.findings.scene import FAMILIES, OUTPUT, PREROUTING, Scene
 
@@ -41,8 +42,8 @@ def overruling(scene: Scene) -> Iterator[Finding]:
     """MN110, one for each foreign rule that takes a packet which ours alone would capture."""
     if not scene.has_own or not _has_foreign(scene):
         return
-    ours = scene.walker_of(_ours(scene.rulesets, scene.drifts))
-    extra = _extra_places(scene.drifts)
+    ours = scene.walker_of(ours_alone(scene.rulesets, scene.drifts))
+    extra = extra_places(scene.drifts)
     seen: dict[str, list[tuple[Packet, Journey, Journey]]] = {}
     deciders: dict[str, Step] = {}
     for hook, packet in _packets(scene):
@@ -62,7 +63,7 @@ def overruling(scene: Scene) -> Iterator[Finding]:
 
 def _has_foreign(scene: Scene) -> bool:
     """Whether a hook runs any rule that is not ours, or was added to ours."""
-    extra = _extra_places(scene.drifts)
+    extra = extra_places(scene.drifts)
     return bool(extra) or any(
         not standing.ours and len(standing.positions) < len(standing.chain.rules)
         for standing in scene.standings
@@ -88,9 +89,9 @@ def _overruling(step: Step, taken: list[tuple[Packet, Journey, Journey]]) -> Fin
     )
 
 
-def _ours(rulesets: Mapping[str, Ruleset], drifts: Mapping[str, Drift]) -> dict[str, Ruleset]:
+def ours_alone(rulesets: Mapping[str, Ruleset], drifts: Mapping[str, Drift]) -> dict[str, Ruleset]:
     """Our rules alone, without what was added to our chains."""
-    extra = _extra_places(drifts)
+    extra = extra_places(drifts)
     found = {}
     for backend, ruleset in rulesets.items():
         cleaned = _without(backend, ruleset, extra)
@@ -102,7 +103,7 @@ def _ours(rulesets: Mapping[str, Ruleset], drifts: Mapping[str, Drift]) -> dict[
     return found
 
 
-def _extra_places(drifts: Mapping[str, Drift]) -> frozenset[tuple[str, str, str, str, int]]:
+def extra_places(drifts: Mapping[str, Drift]) -> frozenset[tuple[str, str, str, str, int]]:
     """Rules that somebody added to our chains to let something go.
 
     Only where nothing of the profile is missing: rules of another version are no additions.
@@ -163,7 +164,7 @@ def _packets(scene: Scene) -> Iterator[tuple[str, Packet]]:
 
 def _suspects(scene: Scene) -> Iterator[Suspect]:
     """Foreign rules that decide, in the order of the dumps; in front of ours, or elsewhere."""
-    extra = _extra_places(scene.drifts)
+    extra = extra_places(scene.drifts)
     by_table: dict[tuple[str, str, str], dict[str, Standing]] = {}
     for standing in scene.standings:
         key = (standing.backend, standing.table.family.value, standing.table.name)
@@ -187,12 +188,19 @@ def _of_base(
         standing, path = left.pop(0)
         for position, rule in enumerate(standing.chain.rules):
             target = rule.target
-            if target is None or rule.opaque:
+            if rule.opaque:
+                matches, effects, family = read_rule(standing, rule)
+                here = (*path, Rule(matches, target, family))
+                if translates(effects) and not standing.owns(position):
+                    yield Suspect(base.chain.hook, base.table, here)
+                    continue
+            else:
+                here = (*path, rule)
+            if target is None:
                 continue
-            here = (*path, rule)
             place = _key(_place(standing, position + 1))
             if target.kind in _DECIDING and (not standing.owns(position) or place in extra):
-                if _could_take(rule, base):
+                if not rule.opaque and _could_take(rule, base):
                     yield Suspect(base.chain.hook, base.table, here)
             elif target.kind in _GOING and target.chain in chains and target.chain not in seen:
                 seen.add(target.chain)

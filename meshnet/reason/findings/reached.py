@@ -33,7 +33,7 @@ class Standing:
     ``hooks`` are those that lead here, none where nothing does. ``leads`` says that it, or a
     chain that it goes to, redirects. ``ours`` says that all of the chain is;
     ``positions`` (from 0) are the rules of ours where it is not. ``root`` says that no other
-    chain goes to it.
+    chain goes to it. ``names`` are the chains of its table.
     """
 
     backend: str
@@ -44,6 +44,7 @@ class Standing:
     ours: bool
     positions: frozenset[int]
     root: bool
+    names: frozenset[str]
 
     @property
     def where(self) -> str:
@@ -98,6 +99,7 @@ def _of_table(
             is_ours(backend, table, chain),
             owned.get((table.family, table.name, chain.name), frozenset()),
             not back[chain.name] - {chain.name},
+            names,
         )
 
 

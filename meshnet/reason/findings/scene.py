@@ -170,10 +170,12 @@ class Scene:
             if address.scope != "global" or address.link in down or address.link == "lo":
                 continue
             try:
-                read_address(address.address)
+                family, _ = read_address(address.address)
             except ValueError:
                 continue
-            found.append(address)
+            # A file may say anything; what contradicts itself is no address.
+            if family.value == address.family:
+                found.append(address)
         return tuple(found)
 
     @cached_property
