@@ -52,26 +52,24 @@ ALONE = """
 set -e
 mount --make-rprivate /
 mount -t tmpfs none /run
-mkdir /run/netns
+mkdir /run/netns /run/tmp
+export TMPDIR=/run/tmp
 mount -t bpf none /sys/fs/bpf
-mount -t tmpfs none /tmp
 look() {
     find /run /sys/fs/bpf -mindepth 1
     head /proc/sys/net/netfilter/nf_log/* /proc/sys/net/ipv4/conf/all/route_localnet
 }
-look > /tmp/before
-"$@" > /tmp/out
-look > /tmp/after
-diff /tmp/before /tmp/after
-grep -c . /tmp/before
-ls -A /tmp
+before=$(look)
+"$@" > /dev/null
+after=$(look)
+[ "$before" = "$after" ] || { echo "$before"; echo; echo "$after"; exit 1; }
+echo "$before" | grep -c .
 """
 
 
 def test_no_file_lock_namespace_or_pin_is_left(netns: Namespace) -> None:
     done = netns.run("unshare", "-m", "sh", "-c", ALONE, "alone", *DOCTOR)
-    count, *files = done.stdout.splitlines()
-    assert int(count) > 3 and files == ["after", "before", "out"]
+    assert int(done.stdout) > 3
     assert done.stderr == ""
 
 
