@@ -24,6 +24,7 @@ COMMANDS = {
     "codes": ("meshnet.cli.codes", "What the codes of findings mean."),
     "conns": ("meshnet.cli.conns", "Live connections, who owns them, and the way each took."),
     "doctor": ("meshnet.cli.doctor", "What this machine and this user can do."),
+    "explain": ("meshnet.cli.explain", "Why a connection goes through the sidecar, or does not."),
     "inspect": ("meshnet.cli.inspect", "What intercepts a pod's traffic, and what is wrong."),
     "snapshot": ("meshnet.cli.snapshot", "Everything that the other commands need, as a file."),
 }

@@ -16,7 +16,8 @@ from meshnet.reason.state import State
 
 _PORTS = (Field.SPORT, Field.DPORT)
 _OWNERS = frozenset((Field.UID, Field.GID))
-_NAMELESS = {"output": ("iif",), "prerouting": ("oif",), "input": ("oif",)}
+#: Interfaces that a hook has no name for: there the name is "".
+NAMELESS = {"output": ("iif",), "prerouting": ("oif",), "input": ("oif",)}
 _WORDS = {
     Field.MARK: "the mark is not known",
     Field.CTMARK: "the connection's mark is not known",
@@ -27,7 +28,7 @@ _WORDS = {
 class View:
     """A packet as a rule sees it at one moment."""
 
-    __slots__ = ("_known", "dnat", "packet", "unknown")
+    __slots__ = ("dnat", "known", "packet", "unknown")
 
     def __init__(self, state: State) -> None:
         self.packet = _seen(state)
@@ -43,7 +44,7 @@ class View:
         #: The values that are there and known, by the fields' names.
         hidden = {field.label for field in self.unknown}
         values = self.packet.__dict__.items()
-        self._known = {k: v for k, v in values if v is not None and k not in hidden}
+        self.known = {k: v for k, v in values if v is not None and k not in hidden}
         #: Whether the destination was translated; None where that was before our time.
         self.dnat: bool | None = state.dnat
         if not state.dnat and has_connection(state) and state.packet.ctstate != "new":
@@ -54,7 +55,7 @@ class View:
 
         The quick look finds most of the rules that do not hold, and decides no other.
         """
-        known = self._known
+        known = self.known
         for name, first, last, negated in line.quick:
             if name in known and (first <= known[name] <= last) is negated:
                 return False
@@ -62,7 +63,7 @@ class View:
             return False
         answer: bool | None = not line.doubts or None
         for match in line.matches:
-            held = self._ask(match)
+            held = self.ask(match)
             if held is False:
                 return False
             if held is None:
@@ -71,11 +72,12 @@ class View:
 
     def doubts(self, line: Line) -> list[str]:
         """What keeps ``line`` from being decided, in words."""
-        asked = [m for m in line.matches if self._ask(m) is None]
+        asked = [m for m in line.matches if self.ask(m) is None]
         found = [_WORDS.get(m.field, f"{m.field.label} is not known") for m in asked]
         return [*line.doubts, *dict.fromkeys(found)]
 
-    def _ask(self, match: Match) -> bool | None:
+    def ask(self, match: Match) -> bool | None:
+        """Whether ``match`` holds; None where that cannot be said."""
         field = match.field
         if field in self.unknown:
             return None
@@ -104,7 +106,7 @@ def has_connection(state: State) -> bool:
 
 def _seen(state: State) -> Packet:
     packet = state.packet
-    nameless = _NAMELESS.get(state.hook, ())
+    nameless = NAMELESS.get(state.hook, ())
     iif = "" if packet.iif is None or "iif" in nameless else packet.iif
     oif = "" if packet.oif is None or "oif" in nameless else packet.oif
     ctstate, ctmark = packet.ctstate, packet.ctmark

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from meshnet.model.frozen import replace
 from meshnet.model.packet import Packet
 from meshnet.model.verdict import Journey, Step, Verdict
@@ -16,6 +18,27 @@ if TYPE_CHECKING:
 MOST = 4096
 
 Fate = tuple[Verdict, int]
+
+
+class Visit(NamedTuple):
+    """A chain that was gone through, or a part of it: where from, and its first step's index."""
+
+    at: Cursor
+    first: int
+
+
+class Stretch(NamedTuple):
+    """The rules of a chain that a packet met in one go, and in which state it was there."""
+
+    at: Cursor
+    steps: tuple[Step, ...]
+
+
+class Trail(NamedTuple):
+    """One possible way: where it ended, and what was met on it."""
+
+    end: Ending
+    stretches: tuple[Stretch, ...]
 
 
 class Outcome:
@@ -44,11 +67,12 @@ class Outcome:
 
 
 class _Node:
-    __slots__ = ("children", "end", "name", "parent", "reach", "steps")
+    __slots__ = ("children", "end", "name", "parent", "reach", "steps", "visits")
 
     def __init__(self, parent: _Node | None) -> None:
         self.parent = parent
         self.steps: list[Step] = []
+        self.visits: list[Visit] = []
         self.name: Callable[[], str] = str
         self.children: list[_Node] = []
         self.end: Ending | None = None
@@ -60,6 +84,7 @@ class Tree:
 
     def __init__(self, start: Cursor) -> None:
         root = _Node(None)
+        self._start = start
         self._nodes = [root]
         self._by_way: dict[Cursor | Ending, _Node] = {}
         self._open: list[tuple[_Node, Cursor]] = [(root, start)]
@@ -78,10 +103,10 @@ class Tree:
         self._current, cursor = self._open.pop()
         return cursor
 
-    def add(self, found: Ending | Fork, steps: list[Step]) -> None:
+    def add(self, found: Ending | Fork, steps: list[Step], visits: list[Visit]) -> None:
         """Say how the way ended that :meth:`next` gave."""
         node = self._current
-        node.steps = steps
+        node.steps, node.visits = steps, visits
         if isinstance(found, Ending):
             node.end = found
             return
@@ -107,6 +132,34 @@ class Tree:
                 begun.append((known, way))
         return known
 
+    def trails(self) -> tuple[Trail, ...]:
+        """A way for each fate, in the order in which :meth:`outcome` has them."""
+        ends: dict[Fate, _Node] = {}
+        for node in self._nodes:
+            if node.end is not None:
+                ends.setdefault(fate_of(node.end), node)
+        if not ends:
+            # Cut short before any way ended: what was met until the first fork.
+            return (Trail(Ending(self._start.state), tuple(_stretches(self._nodes[0]))),)
+        return tuple(_trail(node) for node in ends.values())
+
+    def all_stretches(self) -> list[Stretch]:
+        """What was met on all ways together, each part once."""
+        return [stretch for node in self._nodes for stretch in _stretches(node)]
+
+    def all_ends(self) -> list[Ending]:
+        """Where ways ended."""
+        return [node.end for node in self._nodes if node.end is not None]
+
+    def forks(self) -> list[str]:
+        """What was undecided on all ways, whether or not it matters."""
+        return [node.name() for node in self._nodes if node.children]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every way was followed to its end."""
+        return self._whole
+
     def outcome(self) -> Outcome:
         """What is to be said of all ends together."""
         ends: dict[Fate, _Node] = {}
@@ -121,7 +174,10 @@ class Tree:
         if not self._whole:
             names = (*names, "more that is undecided than can be followed")
         names = tuple(dict.fromkeys((*names, *(n for o in outcomes for n in o.journey_of.maybe))))
-        first = outcomes[0] if outcomes else _outcome(self._nodes[0])
+        if not outcomes:
+            root, steps = self._start.state.packet, tuple(self._nodes[0].steps)
+            return Outcome(Journey(Verdict.MAYBE, root, 0, steps, None, names), {})
+        first = outcomes[0]
         known = first.journey_of
         journey = Journey(Verdict.MAYBE, known.packet, 0, known.steps, None, names)
         return Outcome(journey, first.written, tuple(outcomes))
@@ -140,6 +196,25 @@ class Tree:
                     node.reach, changed = reach, True
         matters = [n.name() for n in self._nodes if len({c.reach for c in n.children}) > 1]
         return tuple(dict.fromkeys(matters))
+
+
+def _stretches(node: _Node) -> list[Stretch]:
+    firsts = [visit.first for visit in node.visits]
+    ends = [*firsts[1:], len(node.steps)]
+    return [
+        Stretch(visit.at, tuple(node.steps[first:end]))
+        for visit, first, end in zip(node.visits, firsts, ends, strict=False)
+    ]
+
+
+def _trail(end: _Node) -> Trail:
+    parts: list[list[Stretch]] = []
+    node: _Node | None = end
+    while node is not None:
+        parts.append(_stretches(node))
+        node = node.parent
+    assert end.end is not None
+    return Trail(end.end, tuple(stretch for part in reversed(parts) for stretch in part))
 
 
 def fate_of(end: Ending) -> Fate:

@@ -18,7 +18,7 @@ from meshnet.model.verdict import Journey
 from meshnet.reason.action import Actions
 from meshnet.reason.classes import Classes
 from meshnet.reason.evaluate import View
-from meshnet.reason.fates import Outcome, Tree
+from meshnet.reason.fates import Outcome, Tree, Visit
 from meshnet.reason.hooks import Group, order
 from meshnet.reason.lines import Line, prepare
 from meshnet.reason.progress import next_hook, next_stage, start
@@ -87,6 +87,22 @@ class Walker:
             self._known.move_to_end(key)
         return outcome.journey(packet)
 
+    def follow(
+        self,
+        packet: Packet,
+        hook: str,
+        unknown: frozenset[Field] = frozenset(),
+        local: bool = True,
+    ) -> Tree:
+        """As :meth:`walk`, with what was seen of the packet at each rule; nothing is remembered."""
+        if hook not in HOOKS or packet.family is Family.INET:
+            raise UsageError(f"no packet begins at hook {printable(hook)}", ", ".join(HOOKS))
+        return self._grow(packet, hook, unknown, local)
+
+    def stages(self, hook: str, family: Family) -> tuple[Group, ...]:
+        """What is asked at ``hook``, in order; see :mod:`meshnet.reason.hooks`."""
+        return self._program(hook, family)
+
     def forget(self) -> None:
         """Walk every packet anew, also where one of its class was walked before."""
         self._known.clear()
@@ -100,6 +116,9 @@ class Walker:
     def _explore(
         self, packet: Packet, hook: str, unknown: frozenset[Field], local: bool
     ) -> Outcome:
+        return self._grow(packet, hook, unknown, local).outcome()
+
+    def _grow(self, packet: Packet, hook: str, unknown: frozenset[Field], local: bool) -> Tree:
         # Over lo everything was settled on its way out.
         again = hook == "prerouting" and packet.iif == "lo"
         known = again and packet.ctstate != "invalid"
@@ -108,14 +127,16 @@ class Walker:
         while (cursor := tree.next()) is not None:
             self._forked = tree.forked
             steps: list[Step] = []
-            tree.add(self._segment(cursor, steps), steps)
-        return tree.outcome()
+            visits: list[Visit] = []
+            tree.add(self._segment(cursor, steps, visits), steps, visits)
+        return tree
 
-    def _segment(self, cursor: Cursor, steps: list[Step]) -> Ending | Fork:
-        """From ``cursor`` to the end or to the next fork; the steps are added to ``steps``."""
+    def _segment(self, cursor: Cursor, steps: list[Step], visits: list[Visit]) -> Ending | Fork:
+        """From ``cursor`` to the end or to the next fork; steps and visits are added to."""
         now: Cursor | Ending | Fork = cursor
         while isinstance(now, Cursor):
             if now.frames:
+                visits.append(Visit(now, len(steps)))
                 now = self._chain(now, steps)
             elif now.todo:
                 now = next_stage(now)
@@ -150,7 +171,7 @@ class Walker:
             if held is None:
                 ways = (here, *ways)
             if len(ways) > 1 and any(way != here for way in ways):
-                return Fork(partial(_undecided, line, view), ways)
+                return Fork(partial(undecided, line, view), ways)
             if at % MEETING == 0 and self._forked and ways[0] is here:
                 return Fork(str, (here,))
             if ways[0] is not here:
@@ -165,7 +186,8 @@ class Walker:
         return Cursor(todo, (), state)
 
 
-def _undecided(line: Line, view: View) -> str:
+def undecided(line: Line, view: View) -> str:
+    """What it is called that ``line`` cannot be decided for what ``view`` shows."""
     doubts = ", ".join(view.doubts(line)) or line.action
     place = line.place
     return printable(f"{place.table} {place.chain} {place.position}: {doubts}")

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+from tests.bench.explaining import measure_explaining
 from tests.bench.reasoning import measure_reasoning
 from tests.bench.sweeping import measure_sweeps
 from tests.support.namespaces import Namespace, Namespaces, meshnet_init, remove_leftovers
@@ -143,6 +144,7 @@ def main() -> None:
         beyond = report(measure(netns), tools)
         beyond += measure_sweeps(made)
         measure_reasoning()
+        measure_explaining()
     finally:
         made.remove()
     for line in beyond:

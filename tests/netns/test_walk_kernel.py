@@ -218,9 +218,9 @@ class Referee:
         self.forked = False
         added = fates.Tree.add
 
-        def add(tree: fates.Tree, found: Any, steps: Any) -> None:
+        def add(tree: fates.Tree, found: Any, *met: Any) -> None:
             self.forked = self.forked or (isinstance(found, fates.Fork) and len(found.ways) > 1)
-            added(tree, found, steps)
+            added(tree, found, *met)
 
         monkeypatch.setattr(fates.Tree, "add", add)
 
