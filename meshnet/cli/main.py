@@ -23,10 +23,15 @@ _AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_opt
 COMMANDS = {
     "codes": ("meshnet.cli.codes", "What the codes of findings mean."),
     "conns": ("meshnet.cli.conns", "Live connections, who owns them, and the way each took."),
+    "diff": ("meshnet.cli.diff", "What two configurations treat differently, or that nothing is."),
     "doctor": ("meshnet.cli.doctor", "What this machine and this user can do."),
     "explain": ("meshnet.cli.explain", "Why a connection goes through the sidecar, or does not."),
     "inspect": ("meshnet.cli.inspect", "What intercepts a pod's traffic, and what is wrong."),
+    "lint": ("meshnet.cli.lint", "Rules that never match, change nothing, or let something slip."),
+    "prove": ("meshnet.cli.prove", "Whether a sentence holds for every packet there is."),
     "snapshot": ("meshnet.cli.snapshot", "Everything that the other commands need, as a file."),
+    "trace": ("meshnet.cli.trace", "The kernel's own trace of connections, rule by rule, live."),
+    "verify": ("meshnet.cli.verify", "Whether capture works in a running pod, by real connections."),
 }
 
 

@@ -77,6 +77,20 @@ CODES: tuple[Code, ...] = (
         "move rules of others.",
     ),
     Code(
+        "MN111",
+        Severity.NOTE,
+        "a rule that can never match",
+        "The rules in front of it take every packet that it asks for, it asks for what no packet "
+        "has that comes there, or no rule leads to its chain. Istio's own rules have such: the GID "
+        "rules for lo stand behind UID rules that let everything on lo go. Whoever reads the "
+        "listing believes that it does something.",
+        "All packets at once are sent through the rules as formulas, and z3 proves that none makes "
+        "the rule match; the fewest rules in front that suffice for the proof are named. `meshnet "
+        "lint` looks for it.",
+        "Move the rule in front of those that shadow it, or remove it. For Istio's: --profile "
+        "strict has no rule that never matches.",
+    ),
+    Code(
         "MN112",
         Severity.WARNING,
         "our rules out of order",
@@ -96,6 +110,31 @@ CODES: tuple[Code, ...] = (
         "with what is there.",
         "Run meshnet-init again with the same settings. What was added on purpose belongs into the "
         "settings (exclusions), where it survives the next run.",
+    ),
+    Code(
+        "MN114",
+        Severity.NOTE,
+        "a rule that changes nothing",
+        "It matches packets that the rules behind it, or the chain's end, treat in the same way: "
+        "an exception that nothing needs any more, a second rule for what a first one says.",
+        "It is proven that every packet is captured by the same port, let go or dropped as before "
+        "when this rule alone is left out. Rules that mark, count, log or translate sources are "
+        "not looked at. Of two that do the same either may go, and not both. `meshnet lint` "
+        "looks for it.",
+        "Remove it, look again (the next one may change something then), or leave it where it is "
+        "meant for rules to come.",
+    ),
+    Code(
+        "MN115",
+        Severity.WARNING,
+        "a user of the proxy that is not treated as the first one",
+        "The rules were made for several proxy UIDs or GIDs, and a rule about the first one decides "
+        "before the others are asked. Istio's rules do so: with two UIDs, the second one's calls "
+        "to its own pod are not captured.",
+        "Two packets that differ in nothing but the UID (or GID), both of them the proxy's, have "
+        "different fates. `meshnet lint` looks for it.",
+        "Run meshnet-init with --profile strict, which asks for every UID and GID before it says "
+        "anything about others; or run the proxy under one UID.",
     ),
     Code(
         "MN120",

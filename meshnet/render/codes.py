@@ -18,7 +18,8 @@ PARTS = (("cause", "cause"), ("how it is seen", "evidence"), ("mend", "mend"))
 _HEAD = """\
 # Codes of findings
 
-A finding is a defect that `meshnet inspect` sees in a network namespace. Its code is stable.
+A finding is a defect that `meshnet inspect` sees in a network namespace, or `meshnet lint` in its
+rules. Its code is stable.
 *error*: the interception is broken, or somebody goes past it; *warning*: some of it may; *note*:
 worth knowing. `meshnet codes` lists them, `meshnet codes MN120` explains one.
 This page is made by `python -m meshnet.render.codes`; a test holds it to the program.

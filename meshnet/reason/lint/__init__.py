@@ -1,0 +1,1 @@
+"""What is wrong with rules as such: proven for all packets, whoever sends them."""
