@@ -128,7 +128,7 @@ CODES: tuple[Code, ...] = (
         "MN115",
         Severity.WARNING,
         "a user of the proxy that is not treated as the first one",
-        "The rules were made for several proxy UIDs or GIDs, and a rule about the first one decides "
+        "The rules were made for several proxy UIDs or GIDs, and a rule about the first decides "
         "before the others are asked. Istio's rules do so: with two UIDs, the second one's calls "
         "to its own pod are not captured.",
         "Two packets that differ in nothing but the UID (or GID), both of them the proxy's, have "
