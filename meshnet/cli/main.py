@@ -31,10 +31,7 @@ COMMANDS = {
     "prove": ("meshnet.cli.prove", "Whether a sentence holds for every packet there is."),
     "snapshot": ("meshnet.cli.snapshot", "Everything that the other commands need, as a file."),
     "trace": ("meshnet.cli.trace", "The kernel's own trace of connections, rule by rule, live."),
-    "verify": (
-        "meshnet.cli.verify",
-        "Whether capture works in a running pod, by connections made.",
-    ),
+    "verify": ("meshnet.cli.verify", "Whether capture works in a running pod: real connections."),
 }
 
 
