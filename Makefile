@@ -34,7 +34,7 @@ test-packages: # and the container runtimes that tests start, which nobody else 
 	@PYTHON=$$(scripts/python) && PYTHON=$$PYTHON scripts/packages test
 
 .venv/.with-lab: $(INPUTS) | packages
-	scripts/setup lab containers
+	scripts/setup lab containers prove
 	@touch $@
 
 .venv/.with-test: $(INPUTS) | test-packages

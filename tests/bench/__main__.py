@@ -144,7 +144,7 @@ def main() -> None:
         beyond = report(measure(netns), tools)
         beyond += measure_sweeps(made)
         measure_reasoning()
-        measure_explaining()
+        beyond += measure_explaining()
     finally:
         made.remove()
     for line in beyond:
