@@ -1,7 +1,7 @@
 # make demo: see it work.   make test: everything this machine can run.
 # Nothing here changes the machine beyond its packages, .venv and namespaces of its own.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint clean packages test-packages
+.PHONY: help setup demo test fuzz bench lint clean packages test-packages
 # Without compiled modules every start of Python is slower than what users have.
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -17,6 +17,9 @@ demo: setup ## two pods, two real Envoys, one request through both (root)
 
 test: .venv/.with-test ## run all tests that this machine can, say what was left out
 	@scripts/test $(ARGS)
+
+fuzz: .venv/.with-test ## the walk against the kernel with fresh seeds, ten minutes (root)
+	@scripts/fuzz
 
 bench: .venv/.with-lab ## measure speed; CHECK=1 fails beyond the stated ratios (root)
 	@scripts/bench $(if $(CHECK),--check)

@@ -11,9 +11,20 @@ from meshnet.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from meshnet.model.difference import Difference
     from meshnet.ops.sources import Source
 
+
+def _in_order(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Remember which option came first: that is the first side."""
+    if value:
+        ctx.meta.setdefault(_ORDER, []).append(str(param.name))
+    return value
+
+
+_ORDER = "meshnet.diff.order"
 _PROFILES = ("classic", "istio", "strict")
 _BACKENDS = {
     "iptables": "nft-compat",
@@ -27,12 +38,27 @@ USUAL = "-p 15001 -z 15006 -u 1337 -g 1337 -m REDIRECT -i '*' -b '*' -d 15090,15
 
 @click.command()
 @click.argument("words", nargs=-1, metavar="[A] [B]")
-@click.option("--from", "from_files", multiple=True, metavar="FILE", help="A snapshot as a side.")
-@click.option("--ruleset", "rulesets", multiple=True, metavar="FILE", help="A dump as a side.")
+@click.option(
+    "--from",
+    "from_files",
+    multiple=True,
+    callback=_in_order,
+    metavar="FILE",
+    help="A snapshot as a side.",
+)
+@click.option(
+    "--ruleset",
+    "rulesets",
+    multiple=True,
+    callback=_in_order,
+    metavar="FILE",
+    help="A dump as a side.",
+)
 @click.option(
     "--spec",
     "specs",
     multiple=True,
+    callback=_in_order,
     metavar="SPEC",
     help="A configuration as a side: meshnet-init's flags as one text, or a file of it.",
 )
@@ -71,7 +97,7 @@ def command(
     """Compare the rules of A and B: as ordered text, and by what they do to every packet.
 
     A and B are targets, snapshots, dumps (iptables-save, `nft -j list ruleset`), configurations:
-    files by their names, or by the options, which stand behind the words in order.
+    files by their names, or by the options, which stand behind the words, in order.
 
     \b
     meshnet diff shop/cart before.json            a pod and its snapshot
@@ -92,29 +118,40 @@ def command(
             )
         sides = _variants(specs[0] if specs else USUAL, profiles, backends)
     else:
-        sides = _sides(words, from_files, rulesets, specs, timeout)
+        given = {"from_files": from_files, "rulesets": rulesets, "specs": specs}
+        kinds = {kind: given[kind] for kind in ctx.meta.get(_ORDER, ())}
+        sides = _sides(words, kinds, timeout)
     found = differ(*sides, behaviour=not text_only)
     _show(found, output, text_only)
     differs = bool(found.text) if text_only else not found.same
-    ctx.exit(3 if differs else 0)
+    # What could not be read may differ: nothing is said to be the same then.
+    ctx.exit(3 if differs else int(not found.whole))
 
 
 def _sides(
-    words: tuple[str, ...],
-    from_files: tuple[str, ...],
-    rulesets: tuple[str, ...],
-    specs: tuple[str, ...],
-    timeout: float,
+    words: tuple[str, ...], kinds: dict[str, tuple[str, ...]], timeout: float
 ) -> tuple[Source, Source]:
     from meshnet.cli.any_source import any_source
 
-    given = len(words) + len(from_files) + len(rulesets) + len(specs)
+    named = [(kind, text) for kind, texts in kinds.items() for text in texts]
+    given = len(words) + len(named)
     if given != 2:
         raise UsageError(f"two sides are compared, and {given} were named", "meshnet diff --help")
-    sources = [any_source(word, timeout=timeout) for word in words]
-    sources += [any_source(None, from_file=path) for path in from_files]
-    sources += [any_source(None, ruleset=path) for path in rulesets]
-    sources += [_spec_beside(spec, sources) for spec in specs]
+    found: list[Source | None] = [any_source(word, timeout=timeout) for word in words]
+    for kind, text in named:
+        if kind == "specs":
+            found.append(None)
+        else:
+            files = (text, None) if kind == "from_files" else (None, text)
+            found.append(any_source(None, *files))
+    # A configuration is compiled for the backend of what it is compared with: that comes first.
+    beside = [source for source in found if source is not None]
+    texts = iter(kinds.get("specs", ()))
+    sources: list[Source] = []
+    for source in found:
+        made = source if source is not None else _spec_beside(next(texts), beside)
+        sources.append(made)
+        beside += [made] if source is None else []
     return sources[0], sources[1]
 
 

@@ -54,7 +54,8 @@ def command(
     found = look_over(any_source(target, from_file, ruleset, spec, timeout))
     _show(found, output)
     told = {finding.code for finding in found.findings}
-    ctx.exit(3 if (told if codes is None else told & codes) else 0)
+    counts = told if codes is None else told & codes
+    ctx.exit(3 if counts else int(not found.whole))
 
 
 def _codes(text: str) -> set[str]:

@@ -63,7 +63,7 @@ def command(
         target, words = words[0], words[1:]
     found = prove(any_source(target, from_file, ruleset, spec, timeout), words)
     _show(found, output)
-    ctx.exit(0 if found.holds else 3)
+    ctx.exit(int(not found.whole) if found.holds else 3)
 
 
 def _show(found: Proof, output: str) -> None:

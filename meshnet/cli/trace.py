@@ -39,7 +39,9 @@ _MOST = 1_000_000
     is_flag=True,
     help="Also packets in the middle of TCP connections, which nat rules do not see.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Rules in their own language, and policies.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Rules in their own language, and why; policies."
+)
 @output_option
 @timeout_option
 @click.pass_context

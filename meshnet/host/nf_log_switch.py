@@ -38,16 +38,19 @@ class LogSwitch:
     """The sysctls of ``families`` set to nfnetlink_log, until :meth:`put_back` or our end.
 
     ``report`` is a pipe's handle where the guard writes, in one line, what it could not put
-    back; nothing where it could. ``already`` are the sysctls that were so before.
+    back; nothing where it could. ``changed`` are the sysctls that were set, ``already`` those
+    that were so before.
     """
 
     def __init__(self, families: Sequence[Family], report: int) -> None:
+        self.changed: tuple[str, ...] = ()
         self.already: tuple[str, ...] = ()
         lock = _take_lock()
         try:
             before = {family: _read(family) for family in families}
             self.already = tuple(_NAMES[f] for f, value in before.items() if value == LOGGER)
             change = {f: value for f, value in before.items() if value != LOGGER}
+            self.changed = tuple(_NAMES[f] for f in change)
             self._lifeline, self._guard = _start_guard(change, lock, report)
         finally:
             # The guard has it now.

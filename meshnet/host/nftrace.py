@@ -207,7 +207,7 @@ class TraceSocket:
                         continue
                     (code,) = struct.unpack_from("=i", body)
                     if code == -errno.EPERM:
-                        raise NotPermitted(f"{what}: needs CAP_NET_ADMIN in this network namespace")
+                        raise NotPermitted("tracing needs CAP_NET_ADMIN in this network namespace")
                     if code:
                         raise NetlinkError(what, -code)
                     left -= 1

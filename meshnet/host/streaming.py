@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     Job = Callable[["Voice"], Any]
 
 _PR_SET_PDEATHSIG = 1
-#: How long a child may take to end, once it is told to, and what outlives it to report, in seconds.
+#: How long a child may be silent, once it is told to end, and what outlives it may take to
+#: report, in seconds.
 _ENDING, _REPORTING = 10.0, 3.0
 
 
@@ -87,7 +88,7 @@ class Stream:
         """Each line, without its end, until the child has told all.
 
         At ``until`` (of the monotonic clock) it is told to stop. Raises ToolFailed where it
-        does not end within ten seconds then.
+        then neither ends nor tells anything for ten seconds.
         """
         poll = select.poll()
         poll.register(self._lines, select.POLLIN)
@@ -107,6 +108,8 @@ class Stream:
             part = os.read(self._lines, 1 << 20)
             if not part:
                 return
+            # What it still tells, it may tell to the end.
+            deadline = float("inf")
             *whole, self._part = (self._part + part).split(b"\n")
             yield from whole
 

@@ -28,13 +28,15 @@ class TextChange:
 class Treatment:
     """What one side does with a packet: its verdict, who captures it (0: nobody), and why.
 
-    ``rule`` is the one that decides, "" where none does; ``because`` may be "".
+    ``rule`` is the one that decides, "" where none does; ``because`` may be "". ``to`` is where
+    DNAT sends a packet that nobody captures, "" where it stays aimed at what it was.
     """
 
     verdict: str
     port: int
     rule: str
     because: str = ""
+    to: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Difference:
     treated differently, unless ``more``. No class and not ``more`` is a proof: the same for
     every packet. ``undecided`` says that answers to what no dump shows were taken to be the
     same on both sides.
+    ``whole`` False: rules of a side could not be read; then nothing is proven.
     """
 
     schema: str
@@ -75,6 +78,7 @@ class Difference:
     more: bool = False
     undecided: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    whole: bool = True
 
     @property
     def same(self) -> bool:

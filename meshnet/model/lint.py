@@ -14,6 +14,7 @@ class Lint:
 
     ``rules`` is how many were looked at; ``undecided`` names what no dump shows: what was found
     holds for every answer to it.
+    ``whole`` False: some rules could not be read, and were not looked at.
     """
 
     schema: str
@@ -22,3 +23,4 @@ class Lint:
     findings: tuple[Finding, ...]
     undecided: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    whole: bool = True

@@ -51,6 +51,7 @@ class Proof:
 
     ``left_out`` are invariants that cannot be asked there, and why. ``undecided`` names what no
     dump shows; the statements were proven for every answer to it.
+    ``whole`` False: some rules could not be read; then nothing is proven.
     """
 
     schema: str
@@ -59,6 +60,7 @@ class Proof:
     left_out: tuple[str, ...] = ()
     undecided: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    whole: bool = True
 
     @property
     def holds(self) -> bool:

@@ -164,7 +164,10 @@ class TracedPacket:
     """A packet, the rules that it met, and whether that is what the walk says.
 
     ``verdict`` and ``port`` are what the kernel did; ``predicted`` is what the walk says, in
-    words, with its own rules in ``expected`` where they are others.
+    words, with its own rules in ``expected`` where they are others. ``taken`` is where a captured
+    packet was handed to. ``because`` is explain's reason where the two agree, ``setting`` what
+    it hangs on, "" where it is no setting. ``report`` is the folder that has everything about a
+    disagreement, "" where there is none.
     """
 
     seen: Sighting
@@ -176,12 +179,16 @@ class TracedPacket:
     predicted: str = ""
     expected: tuple[TracedRule, ...] = ()
     taken: str = ""
+    because: str = ""
+    setting: str = ""
+    report: str = ""
 
 
 @dataclass(frozen=True)
 class TraceStart:
     """What is traced, and how: ``table`` is the one that switches it on, ``backends`` hold rules.
 
+    ``what`` says in words which packets. ``switched`` are the sysctls that are set meanwhile.
     ``notes`` are sentences about what cannot be traced, or is set and was so before. ``rate``
     is in packets a second, 0 for no limit.
     """
@@ -191,6 +198,8 @@ class TraceStart:
     table: str
     backends: tuple[str, ...]
     rate: int
+    what: str = ""
+    switched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 

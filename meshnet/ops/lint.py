@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshnet.model.lint import SCHEMA, Lint
-from meshnet.ops.sides import ipv6_up, side_of
+from meshnet.ops.sides import ipv6_up, is_whole, side_of
 from meshnet.ops.sources import Source
 from meshnet.reason.lint.check import lint
 
@@ -17,4 +17,6 @@ def look_over(source: Source) -> Lint:
     rules = sum(1 for held in side.rulesets.values() for _ in held.rules())
     found = lint(side, ipv6_up(source))
     notes = (*source.notes, *found.left_out)
-    return Lint(SCHEMA, source.name, rules, found.findings, found.undecided, notes)
+    return Lint(
+        SCHEMA, source.name, rules, found.findings, found.undecided, notes, is_whole(source)
+    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from meshnet.errors import UsageError
+from meshnet.errors import UsageError, printable
 from meshnet.model.difference import Treatment
 from meshnet.model.frozen import replace
 from meshnet.model.proof import SCHEMA, Proof, Statement
-from meshnet.ops.sides import ipv6_up, meant_by, side_of, specs_of
+from meshnet.ops.sides import ipv6_up, is_whole, meant_by, side_of, specs_of
 from meshnet.ops.sources import Source
 from meshnet.reason.explanation import Explainer
 from meshnet.reason.expression import read_expression
@@ -53,6 +53,7 @@ def prove(source: Source, asked: Sequence[str]) -> Proof:
         tuple(left_out),
         tuple(prover.undecided),
         tuple(source.notes),
+        is_whole(source),
     )
 
 
@@ -63,6 +64,8 @@ def _read(source: Source, text: str) -> Invariant:
         return no_leak(specs_of(source).values())
     if text == "no-black-hole":
         return no_black_hole(source.snapshot, ipv6_up(source))
+    if text.strip().startswith("no-"):
+        raise UsageError(f"there is no statement '{printable(text, 40)}'", ", ".join(NAMES))
     return Invariant("", text, read_expression(text))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from meshnet.compile import compile_spec
+from meshnet.errors import ParseError
 from meshnet.model.packet import Family
 from meshnet.model.plumbing import PolicyRule
 from meshnet.model.spec import Form
 from meshnet.ops.sources import FORMS, Source
 from meshnet.reason.behaviour import Side
 from meshnet.reason.drift import drift
+from meshnet.reason.named_sets import named_sets
 from meshnet.reason.routing import Routing
 
 TYPE_CHECKING = False
@@ -22,7 +24,7 @@ def side_of(source: Source) -> Side:
     if source.snapshot is not None:
         addresses = Routing(source.snapshot).primaries(source.snapshot)
     rulesets = {name: held for name, held in source.rulesets.items() if held.tables}
-    return Side(rulesets, addresses, _marks_route(source))
+    return Side(rulesets, addresses, _marks_route(source), named_sets(source.dumps))
 
 
 def _marks_route(source: Source) -> bool:
@@ -55,6 +57,20 @@ def meant_by(source: Source) -> Side | None:
     side = side_of(source)
     rulesets = {name: compile_spec(spec, FORMS[name]) for name, spec in specs.items()}
     return Side(rulesets, side.addresses, side.marks_route)
+
+
+def check(source: Source, side: Side) -> None:
+    """Raise ParseError, with the name of ``source``, for rules that no packet can walk through."""
+    try:
+        side.program()
+    except ParseError as e:
+        raise ParseError(f"{source.name}: {e.message}", e.hint) from e
+
+
+def is_whole(source: Source) -> bool:
+    """Whether all rules could be read; what is proven of some is not proven of all."""
+    gaps = source.snapshot.gaps if source.snapshot is not None else ()
+    return all(gap.section != "rules" for gap in gaps)
 
 
 def ipv6_up(source: Source) -> bool:

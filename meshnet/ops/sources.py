@@ -10,7 +10,7 @@ from meshnet.dialects.ruleset_text import dumps_of, read_ruleset_text
 from meshnet.errors import MeshnetError, ParseError, UsageError, printable
 from meshnet.model.frozen import dataclass
 from meshnet.model.ruleset import Ruleset
-from meshnet.model.snapshot import SCHEMA, Namespace, Snapshot
+from meshnet.model.snapshot import SCHEMA, Dump, Namespace, Snapshot
 from meshnet.model.spec import CaptureSpec, Form
 from meshnet.reason.findings.dormant import awake
 from meshnet.reason.unseen import unseen_tables
@@ -38,7 +38,8 @@ class Source:
     ``name`` is for people, escaped. ``rulesets`` are by backend, and only what hooks run:
     dormant tables are left out. ``snapshot`` is None where there is no namespace, ``spec`` None
     where the rules were not compiled here; ``plumbing`` is what that spec needs beside rules.
-    ``target`` is set for a live one. ``notes`` are sentences that a reader must be told: what
+    ``dumps`` are what they were read from, where they were. ``target`` is set for a live one.
+    ``notes`` are sentences that a reader must be told: what
     was assumed, and what there is that no walk looks at.
     """
 
@@ -49,6 +50,7 @@ class Source:
     plumbing: tuple[Part, ...] = ()
     target: Target | None = None
     notes: tuple[str, ...] = ()
+    dumps: tuple[Dump, ...] = ()
 
 
 def source_of(
@@ -98,7 +100,7 @@ def from_snapshot(snapshot: Snapshot, target: Target | None = None) -> Source:
         raise ParseError("the snapshot has no rules", "take it with all of its sections")
     name = printable(snapshot.namespace.name, 60)
     said = tuple(printable(note) for note in notes)
-    return Source(name, running, snapshot, target=target, notes=said)
+    return Source(name, running, snapshot, target=target, notes=said, dumps=snapshot.dumps)
 
 
 def from_text(text: str, name: str) -> Source:
@@ -109,7 +111,8 @@ def from_text(text: str, name: str) -> Source:
     running, asleep = awake(bare, held)
     notes = [f"{b} {family} {table} is dormant and runs no rule" for b, (family, table) in asleep]
     notes += unseen_tables(dumps)
-    return Source(printable(name, 60), running, notes=tuple(printable(note) for note in notes))
+    said = tuple(printable(note) for note in notes)
+    return Source(printable(name, 60), running, notes=said, dumps=dumps)
 
 
 def from_spec(spec: CaptureSpec, backend: str = "nft-compat", name: str = "") -> Source:

@@ -19,6 +19,7 @@ from meshnet.model.trace import (
 )
 from meshnet.model.verdict import Verdict
 from meshnet.ops.collect import collect
+from meshnet.ops.trace_report import Report
 from meshnet.ops.tracer import TraceOrder, trace_here
 from meshnet.reason.trace_judge import Judge
 from meshnet.reason.trace_rules import RuleBook
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["TraceOrder", "Tracing"]
 
-#: Legacy tables tell nobody that they changed: read again before we blame ourselves, but not
-#: more often than this, in seconds.
+#: Legacy tables, addresses and routes tell nobody that they changed: looked at again before we
+#: blame ourselves, but not more often than this, in seconds.
 _AGAIN = 1.0
+_CHANGED = "legacy tables, addresses or routes changed about the time of this packet"
 
 
 class Tracing:
@@ -61,7 +63,9 @@ class Tracing:
         self._fates = dict.fromkeys(Verdict, 0)
         self._agreed = dict.fromkeys(Agreement, 0)
         self._shown = self._incomplete = 0
-        self._looked = 0.0
+        self._report = Report()
+        #: When it was looked at again, and whether all was as before.
+        self._looked, self._quiet = 0.0, True
 
     def stop(self) -> None:
         """End it soon; what is under way is still told. For signal handlers as well."""
@@ -120,27 +124,28 @@ class Tracing:
     def _judged(self, seen: Sighting) -> TracedPacket:
         judge = self._judges.get(seen.generation) or self._judges[self._newest]
         found = judge.judge(seen)
-        if found.agreement is not Agreement.DISAGREES or "legacy" not in judge.book.rulesets:
-            return found
-        if time.monotonic() - self._looked < _AGAIN:
-            return found
-        return self._with_legacy_of_now(seen, found, judge)
+        if found.agreement is Agreement.DISAGREES:
+            found, judge = self._judged_again(seen, found, judge)
+        if found.agreement is Agreement.DISAGREES:
+            found = replace(found, report=self._report.add(found, judge))
+        return found
 
-    def _with_legacy_of_now(
+    def _judged_again(
         self, seen: Sighting, found: TracedPacket, judge: Judge
-    ) -> TracedPacket:
-        """Judged by legacy tables as they are now, if they changed since they were read."""
-        self._looked = time.monotonic()
-        snapshot = collect(self.target, ("rules", "routes"), timeout=self.order.timeout)
-        now = RuleBook(snapshot)
-        if now.rulesets.get("legacy") == judge.book.rulesets["legacy"]:
-            return found
-        self._judges[self._newest] = fresh = judge.with_legacy(snapshot)
-        again = fresh.judge(seen)
-        if again.agreement is Agreement.DISAGREES:
-            why = "legacy tables changed about the time of this packet"
-            return replace(again, agreement=Agreement.UNCHECKED, reason=why, expected=())
-        return again
+    ) -> tuple[TracedPacket, Judge]:
+        """Judged by what is there now, if that is not what was there when it was read."""
+        if time.monotonic() - self._looked >= _AGAIN:
+            snapshot = collect(self.target, ("rules", "routes"), timeout=self.order.timeout)
+            self._looked = time.monotonic()
+            fresh = judge.of_now(snapshot)
+            self._quiet = fresh is None
+            if fresh is not None:
+                self._judges[self._newest] = fresh
+                found, judge = fresh.judge(seen), fresh
+        if self._quiet or found.agreement is not Agreement.DISAGREES:
+            return found, judge
+        unsure = replace(found, agreement=Agreement.UNCHECKED, reason=_CHANGED, expected=())
+        return unsure, judge
 
     def _end(self) -> TraceEnd:
         assert self._stream is not None
@@ -154,9 +159,11 @@ class Tracing:
                 e.message += _also(left)
             raise
         left = self._stream.reported()
+        # The counter was read a moment before the last packet was marked.
+        matched = max(counts["matched"], counts["begun"] + counts["missed"])
         return TraceEnd(
-            matched=counts["matched"],
-            skipped=max(0, counts["matched"] - counts["begun"] - counts["missed"]),
+            matched=matched,
+            skipped=matched - counts["begun"] - counts["missed"],
             shown=self._shown,
             captured=self._fates[Verdict.CAPTURED],
             dropped=self._fates[Verdict.DROPPED],

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from meshnet.host.streaming import Voice
     from meshnet.host.target import Target
 
-#: Rules that change are read again at most so often, in seconds.
+#: Rules that change are read again at most so often, and losses told, in seconds.
 PAUSE = 0.5
 #: A read of the rules that change meanwhile is begun anew so often.
 _TRIES = 5
@@ -100,16 +100,19 @@ class _Tracer:
         self.current = True
         #: Whether legacy tables run that are not traced.
         self.blind = False
+        #: Those that had legacy tables at the beginning.
+        self.families: list[Family] = []
         self.last_read = 0.0
         self.kin = False
         self.matched = self.missed = self.lost_told = 0
+        self.lost_at = 0.0
         self.sequence = 0
 
     # -- beginning ------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Switch everything on, what outlives us first: its guard must not hold our socket."""
-        families = [family for family, path in _NAMES.items() if _content(path)]
+        families = self.families = _legacy_families()
         busy = self._switch_on(families) if families else ""
         self.socket = TraceSocket()
         while not self.socket.listen(self.group):
@@ -129,8 +132,11 @@ class _Tracer:
             order.every,
         )  # fmt: skip
         self.socket.begin(table)
-        name, inode = self.target.name, self.target.inode
-        start = TraceStart(name, inode, self.name, backends, order.rate, tuple(self.notes))
+        start = TraceStart(
+            self.target.name, self.target.inode, self.name, backends, order.rate,
+            order.filter.in_words(order.every), self.switch.changed if self.switch else (),
+            tuple(self.notes),
+        )  # fmt: skip
         self._tell(b"S", start)
 
     def _switch_on(self, families: list[Family]) -> str:
@@ -168,6 +174,8 @@ class _Tracer:
         else:
             self._tell(b"N", TraceNote("warning", "the rules change faster than they can be read"))
             before = 0
+        # Lines of tables that were made since then do not come here.
+        self.blind = self.blind or not set(_legacy_families()) <= set(self.families)
         self.read += 1
         self.read_at = before
         self.last_read = time.monotonic()
@@ -201,14 +209,17 @@ class _Tracer:
             if self.voice.control in ready:
                 break
             self._pump()
+            self._tell_lost()
             if not self.current and time.monotonic() - self.last_read > PAUSE:
                 self._read_rules()
                 self.current = self.read_at == self.heard
             self._flush()
         self.matched = nftrace.matched(self.name, TRACED)
         self.socket.end()
+        # What is in the buffer may take long: whoever waits hears of it.
         while self._pump():
-            pass
+            self._flush()
+        self._tell_lost(last=True)
         self.assembly.close()
         self._flush(last=True)
 
@@ -222,7 +233,6 @@ class _Tracer:
                 continue
             if not heard:
                 self.assembly.drained(time.time())
-                self._tell_lost()
                 return False
             for kind, body in heard:
                 self._take(kind, body)
@@ -275,12 +285,13 @@ class _Tracer:
     def _tell(self, kind: bytes, value: object) -> None:
         self.voice.tell(_line(kind, value))
 
-    def _tell_lost(self) -> None:
-        lost = self.socket.lost
-        if lost > self.lost_told:
-            text = f"{lost - self.lost_told:,} messages of the kernel did not fit into the buffer"
+    def _tell_lost(self, last: bool = False) -> None:
+        """Say what was lost since it was said, at most once in a while unless it is the last."""
+        lost, now = self.socket.lost, time.monotonic()
+        if lost > self.lost_told and (last or now - self.lost_at >= PAUSE):
+            text = f"{lost - self.lost_told:,} events of the kernel were lost: too many at once"
             self._tell(b"N", TraceNote("lost", text))
-            self.lost_told = lost
+            self.lost_told, self.lost_at = lost, now
 
     # -- ending ---------------------------------------------------------------------------
 
@@ -314,6 +325,10 @@ def _line(kind: bytes, value: object) -> bytes:
     import msgspec
 
     return kind + msgspec.json.encode(value) + b"\n"
+
+
+def _legacy_families() -> list[Family]:
+    return [family for family, path in _NAMES.items() if _content(path)]
 
 
 def _content(path: str) -> str:

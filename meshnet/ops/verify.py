@@ -42,12 +42,15 @@ _LET_GO = (Verdict.BYPASSED, Verdict.DIRECT)
 
 @dataclass(frozen=True)
 class Seen:
-    """What became of a cell's connections. ``grown`` is None where nothing counts them."""
+    """What became of a cell's connections. ``grown`` is None where nothing counts them.
+
+    ``met``: a rule on their way counted any, or the pod has the other end of one.
+    """
 
     ends: Counter[str]
     ports: Counter[int]
     grown: int | None
-    why: str = ""
+    met: bool = True
 
 
 def verify(target: Target, patience: float = 5.0, timeout: float = 20.0) -> Verification:
@@ -139,7 +142,7 @@ class _Runner:
                 cell = replace(planned.cell, obstacle=refused[number])
                 rows[number] = _row(replace(planned, cell=cell), None, self.plan)
                 continue
-            seen = _seen(dials[number], _place(planned.journey), before, after)
+            seen = _seen(dials[number], planned.journey, before, after)
             rows[number] = _row(planned, seen, self.plan)
         return rows
 
@@ -175,17 +178,19 @@ def _place(journey: Journey | None) -> Place | None:
 
 
 def _seen(
-    dials: list[Dial], place: Place | None, before: dict[Place, int], after: dict[Place, int]
+    dials: list[Dial], journey: Journey | None, before: dict[Place, int], after: dict[Place, int]
 ) -> Seen:
-    grown: int | None = None
+    grown, place = None, _place(journey)
     if place is not None and place in before and place in after:
         grown = after[place] - before[place]
         if place.backend == "nft" and not after[place]:
             # Rules of others need not count.
             grown = None
     ends = Counter(dial.end for dial in dials)
-    why = next((dial.why for dial in dials if dial.why), "")
-    return Seen(ends, Counter(dial.port for dial in dials if dial.port), grown, why)
+    ports = Counter(dial.port for dial in dials if dial.port)
+    way = [step.place for step in journey.steps if step.held] if journey is not None else []
+    more = any(after.get(place, 0) > before.get(place, 0) for place in way)
+    return Seen(ends, ports, grown, bool(ports) or more)
 
 
 def _row(planned: PlannedCell, seen: Seen | None, plan: Plan) -> VerifiedCell:
@@ -204,6 +209,10 @@ def _row(planned: PlannedCell, seen: Seen | None, plan: Plan) -> VerifiedCell:
     )  # fmt: skip
     if seen is None or journey is None:
         return replace(row, reason=cell.obstacle or "was not dialled")
+    if cell.direction == "inbound" and not seen.met and seen.grown is not None:
+        # Somebody else may have that address here: then nothing is known of the pod.
+        need = f"needs a peer that reaches {show_address(cell.family, cell.address)}"
+        return replace(row, reason=f"{need}: no rule of the pod counted any of these connections")
     happened = _happened(journey, seen)
     wrong, code = _wrong(planned, journey, seen, plan)
     verdict = FAILED if wrong else OK
@@ -216,9 +225,15 @@ def _row(planned: PlannedCell, seen: Seen | None, plan: Plan) -> VerifiedCell:
     )
 
 
+def _lets_go(journey: Journey) -> bool:
+    """Whether every way that the rules leave open lets it go."""
+    return all(one.verdict in _LET_GO for one in journey.fates or (journey,))
+
+
 def _happened(journey: Journey, seen: Seen) -> str:
     """What was seen, in a few words."""
-    parts = [journey.verdict.value]
+    maybe = journey.verdict is Verdict.MAYBE
+    parts = ["left alone" if maybe and _lets_go(journey) else journey.verdict.value]
     if journey.verdict is Verdict.CAPTURED:
         parts[0] += f" by :{journey.port}"
     words = {"elsewhere": "answered", "silent": "no answer"}
@@ -231,7 +246,7 @@ def _happened(journey: Journey, seen: Seen) -> str:
 def _wrong(planned: PlannedCell, journey: Journey, seen: Seen, plan: Plan) -> tuple[str, str]:
     """What is wrong with a cell, in one sentence, and the code of the finding; "" for nothing."""
     cell = planned.cell
-    if journey.verdict is Verdict.MAYBE:
+    if journey.verdict is Verdict.MAYBE and not (cell.expect is Expect.LEFT and _lets_go(journey)):
         return f"the rules leave it open: {'; '.join(journey.maybe[:2])}", ""
     if cell.expect is Expect.CAPTURED:
         wrong = _wrong_captured(planned, journey, seen)
@@ -270,7 +285,7 @@ def _wrong_captured(planned: PlannedCell, journey: Journey, seen: Seen) -> tuple
 
 
 def _wrong_left(cell: Cell, journey: Journey, seen: Seen, plan: Plan) -> tuple[str, str]:
-    if journey.verdict not in _LET_GO:
+    if not _lets_go(journey):
         return f"{journey.verdict.value}, and should be left alone", ""
     if caught := set(seen.ports) & (set(plan.proxy.ports) - {cell.port}):
         return f"the proxy got them at :{min(caught)}", ""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LOOPBACK = {Family.IP: 0x7F000001, Family.IP6: 1}
 _OWNERS = frozenset((Field.UID, Field.GID))
 _MARKS = frozenset((Field.MARK, Field.CTMARK))
+_TRANSLATIONS = (Beyond.DNAT, Beyond.SNAT, Beyond.REDIRECT)
 _REFUSALS = (Kind.DROP, Kind.REJECT, Kind.RESET)
 
 Way = Cursor | Ending
@@ -64,6 +65,8 @@ class Actions:
         if kind in (Kind.JUMP, Kind.GOTO):
             return [], [_go(line, at, kind is Kind.GOTO)]
         if kind is Kind.REDIRECT:
+            if at.state.zoned:
+                return [], [_done(at)]
             return [], [_done(self._redirected(effect.port, line, at))]
         if kind is Kind.TPROXY:
             return _handed(effect, line, at)
@@ -73,6 +76,11 @@ class Actions:
         self, effect: Foreign, line: Line, at: Cursor
     ) -> tuple[list[Cursor], list[Way]]:
         state, what = at.state, effect.what
+        if effect.family is not None and effect.family is not state.packet.family:
+            return [at], []
+        if state.zoned and what in _TRANSLATIONS:
+            # A template is not translated (nf_nat_core.c, nf_nat_setup_info).
+            return [], [_done(at)]
         if what is Beyond.NOTRACK:
             if not state.tracked and not state.zoned:
                 packet = replace(state.packet, ctstate="untracked")
@@ -165,15 +173,25 @@ def _with_mark(at: Cursor, mark: int, unknown: bool) -> State:
 def _marked(target: Target, at: Cursor) -> State:
     """MARK, the two of CONNMARK, and CT's zone."""
     state, kind = at.state, target.kind
+    native = bool(at.frames) and at.frames[0][0].native
     if kind is Kind.MARK:
         return _set_mark(at, target)
     if kind is Kind.ZONE:
-        if state.tracked or state.zoned:
+        # What has no entry after all gets a template all the same (nft_ct.c).
+        late = native and state.packet.ctstate in ("invalid", "untracked")
+        if state.zoned or (state.tracked and not late):
             return state
-        return state._replace(zoned=True, stained=bool(at.frames) and at.frames[0][0].saves)
+        if state.packet.ctstate == "untracked":
+            # Looked at again, it is tracked; as what, it was never asked.
+            packet = replace(state.packet, ctstate="new")
+            unknown = state.unknown | {Field.CTSTATE, Field.CTMARK}
+            state = state._replace(packet=packet, unknown=unknown)
+        # Nobody knows what xtables' rules of another table have written to nft's templates.
+        stained = native or (bool(at.frames) and at.frames[0][0].saves)
+        return state._replace(zoned=True, stained=stained)
     if not has_connection(state):
         # A template has a mark of its own, 0 unless xtables wrote to it (xt_connmark.c).
-        if kind is Kind.RESTORE_MARK and state.zoned and not state.tracked:
+        if kind is Kind.RESTORE_MARK and state.zoned and not native:
             return _with_mark(at, 0, state.stained)
         return state
     if kind is Kind.RESTORE_MARK:

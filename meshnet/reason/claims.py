@@ -27,7 +27,7 @@ FIELDS = {
     "hook": "output (it leaves from here) or prerouting (it came in)",
     "port": "the port that captures it, a range, a set, or none: not captured",
 }
-#: What holds of a packet, or not. ``intended`` belongs to the invariant no-leak.
+#: What holds of a packet, or not.
 VERDICTS = ("captured", "bypassed", "direct", "dropped")
 FLAGS = (*VERDICTS, "socket", "local")
 _CHOICES = {
@@ -114,7 +114,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Formula:
-    """``kind`` is claim, one of FLAGS, intended, or a word that joins ``parts``."""
+    """``kind`` is claim, one of FLAGS, a word that joins ``parts``, intended, or kept.
+
+    ``intended`` is what the spec captures; ``kept`` what is captured by the port that it means.
+    """
 
     kind: str
     parts: tuple[Formula, ...] = ()
@@ -132,9 +135,9 @@ class Formula:
         local: bool,
         verdict: Verdict,
         port: int,
-        intended: bool = False,
+        intended: frozenset[int] = frozenset(),
     ) -> bool:
-        """Whether it is so for a packet with this fate."""
+        """Whether it is so for a packet of this fate; the spec means it for ports ``intended``."""
         if self.claim is not None:
             return self.claim.holds(packet, hook, verdict, port)
         parts = [part.holds(packet, hook, local, verdict, port, intended) for part in self.parts]
@@ -144,7 +147,9 @@ class Formula:
             return not parts[0]
         if self.kind == "implies":
             return not parts[0] or parts[1]
-        flags = {"socket": packet.uid is not None, "local": local, "intended": intended}
+        kept = verdict is Verdict.CAPTURED and port in intended
+        flags = {"socket": packet.uid is not None, "local": local}
+        flags |= {"intended": bool(intended), "kept": kept}
         return flags.get(self.kind, self.kind == verdict.value)
 
 

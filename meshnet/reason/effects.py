@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from meshnet.model.choices import Enum
 from meshnet.model.frozen import dataclass
-from meshnet.model.packet import Field
+from meshnet.model.packet import Family, Field
 from meshnet.model.rule import Target
 
 
@@ -34,13 +34,17 @@ class Beyond(Enum):
 
 @dataclass(frozen=True)
 class Foreign:
-    """An effect of :class:`Beyond`; ``name`` is what its undecided part is called."""
+    """An effect of :class:`Beyond`; ``name`` is what its undecided part is called.
+
+    ``family`` is the only one whose packets it changes; others go on with the next rule.
+    """
 
     what: Beyond
     name: str = ""
     fields: tuple[Field, ...] = ()
     address: int | None = None
     port: int | None = None
+    family: Family | None = None
 
 
 Effect = Target | Foreign

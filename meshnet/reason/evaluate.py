@@ -26,17 +26,17 @@ _WORDS = {
 
 
 class View:
-    """A packet as a rule sees it at one moment."""
+    """A packet as a rule sees it at one moment; ``native``: a rule in nft's own language."""
 
     __slots__ = ("dnat", "known", "packet", "unknown")
 
-    def __init__(self, state: State) -> None:
-        self.packet = _seen(state)
+    def __init__(self, state: State, native: bool = False) -> None:
+        self.packet = _seen(state, native)
         self.unknown = state.unknown
         if not has_connection(state):
             # No entry: its mark is known not to be there, and the state is known.
             self.unknown -= {Field.CTMARK, Field.CTSTATE}
-        if state.zoned and not state.tracked and state.stained:
+        if state.zoned and state.stained and not native:
             self.unknown |= {Field.CTMARK}
         if state.hook == "input" and state.packet.ctstate != "new" and state.packet.uid is None:
             # The socket may be known already (net/ipv4/tcp_ipv4.c, tcp_v4_early_demux).
@@ -101,19 +101,24 @@ class View:
 
 def has_connection(state: State) -> bool:
     """Whether the packet has an entry in connection tracking."""
-    return state.tracked and state.packet.ctstate not in ("invalid", "untracked")
+    if state.zoned or not state.tracked:
+        return False
+    return state.packet.ctstate not in ("invalid", "untracked")
 
 
-def _seen(state: State) -> Packet:
+def _seen(state: State, native: bool) -> Packet:
     packet = state.packet
     nameless = NAMELESS.get(state.hook, ())
     iif = "" if packet.iif is None or "iif" in nameless else packet.iif
     oif = "" if packet.oif is None or "oif" in nameless else packet.oif
     ctstate, ctmark = packet.ctstate, packet.ctmark
     entry = has_connection(state)
-    if not state.tracked:
-        # A zone is given by a template, which counts as new (net/netfilter/xt_CT.c).
-        ctstate, ctmark, entry = ("new", 0, True) if state.zoned else ("invalid", 0, False)
+    if state.zoned:
+        # A zone is given by a template, which counts as new (net/netfilter/xt_CT.c); nft
+        # breaks off where a rule asks for its mark (net/netfilter/nft_ct_fast.c).
+        ctstate, ctmark, entry = "new", 0, not native
+    elif not state.tracked:
+        ctstate, ctmark, entry = "invalid", 0, False
     seen = replace(packet, iif=iif, oif=oif, ctstate=ctstate, ctmark=ctmark)
     if not entry:
         seen.__dict__["ctmark"] = None

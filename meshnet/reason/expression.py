@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MARKS = ("==", "!=", "(", ")", "{", "}", ",")
+_RANGE = "a range: in 1000-1999"
 #: What nobody means, and what is meant.
 _MISTAKEN = {"=": "==", "&&": "and", "&": "and", "||": "or", "|": "or", "!": "not", "=>": "implies"}
-_MISTAKEN |= {"->": "implies", "<": "in 0-N", ">": "in N-M", "<=": "in 0-N", ">=": "in N-M"}
+_MISTAKEN |= {"->": "implies", "<": _RANGE, ">": _RANGE, "<=": _RANGE, ">=": _RANGE}
 _WORDS = ("and", "or", "not", "implies", "in")
 #: So deep may parentheses and "not" go.
 DEEPEST = 100

@@ -87,7 +87,7 @@ class Statements:
         if name == "dnat":
             return [_dnat(body, text)]
         if name in ("snat", "masquerade"):
-            return [Foreign(Beyond.SNAT, text)]
+            return [Foreign(Beyond.SNAT, text, family=_family(body))]
         if name == "redirect":
             if isinstance(body, dict) and "port" in body:
                 return [Foreign(Beyond.REDIRECT, text)]
@@ -125,4 +125,10 @@ def _dnat(body: Any, text: str) -> Foreign:
                 address = None
         found = body.get("port", 0)
         port = found if isinstance(found, int) else None
-    return Foreign(Beyond.DNAT, text, address=address, port=port)
+    return Foreign(Beyond.DNAT, text, address=address, port=port, family=_family(body))
+
+
+def _family(body: Any) -> Family | None:
+    """The one that a translation in a table of both is for (net/netfilter/nft_nat.c)."""
+    named = body.get("family") if isinstance(body, dict) else None
+    return Family(named) if named in ("ip", "ip6") else None

@@ -34,28 +34,37 @@ class Invariant:
 
 
 def no_loop(specs: Iterable[CaptureSpec]) -> Invariant:
-    """What leaves by another interface than lo, from the proxy's user or group, is let go."""
+    """What the proxy's user or group sends is let go, but for calls to its own pod over lo.
+
+    Those go to the port for what comes in: never to the one for what leaves.
+    """
     uids: list[tuple[int, int]] = []
     gids: list[tuple[int, int]] = []
+    ports: set[int] = set()
     for spec in specs:
         uids += spec.uids
-        # Profile classic knows the proxy by its UID alone.
-        gids += () if spec.profile is Profile.CLASSIC else spec.gids
+        if spec.profile is Profile.CLASSIC:
+            # It knows the proxy by its UID alone, and has one port for both directions.
+            ports.add(spec.proxy_port)
+        else:
+            gids += spec.gids
+            ports.add(spec.inbound_port)
     if not uids:
         return Invariant("no-loop", "who the proxy is, is not known: none of these rules is ours")
     owners = f"uid in {_set(uids)}" + (f" or gid in {_set(gids)}" if gids else "")
-    text = f"hook == output and ({owners}) and oif != lo implies not captured"
+    inside = _set((port, port) for port in sorted(ports))
+    text = f"hook == output and ({owners}) and captured implies oif == lo and port in {inside}"
     return Invariant("no-loop", text, read_expression(text))
 
 
 def no_leak(specs: Iterable[CaptureSpec]) -> Invariant:
-    """What the rules of the spec alone capture is captured by all rules together."""
+    """What the rules of the spec alone capture, all rules together hand to the same port."""
     if not list(specs):
         return Invariant(
             "no-leak", "what is to be captured is not known: none of these rules is ours"
         )
-    formula = Formula("implies", (Formula("intended"), Formula("captured")))
-    return Invariant("no-leak", "intended implies captured", formula)
+    formula = Formula("implies", (Formula("intended"), Formula("kept")))
+    return Invariant("no-leak", "intended implies captured by the port that is meant", formula)
 
 
 def no_black_hole(snapshot: Snapshot | None, ipv6_up: bool) -> Invariant:

@@ -49,7 +49,7 @@ def _names(stages: tuple[Stage, ...]) -> str:
 def _sleeps(stage: Stage, state: State) -> bool:
     """Whether ``stage`` has nothing to do with this packet."""
     if stage.kind == "conntrack":
-        return state.tracked
+        return state.tracked and not state.zoned
     if stage.kind == "nat" or (stage.code is not None and stage.code.kind == "nat"):
         return not _asks_nat(state)
     return False
@@ -61,6 +61,9 @@ def _asks_nat(state: State) -> bool:
     net/netfilter/nf_nat_core.c, nf_nat_inet_fn.
     """
     packet = state.packet
+    if state.tracked and state.zoned:
+        # A template counts as new, and nothing settles it.
+        return True
     if not state.tracked or (state.settled if state.hook in DESTINATION else state.sourced):
         return False
     if Field.CTSTATE in state.unknown:
@@ -70,12 +73,14 @@ def _asks_nat(state: State) -> bool:
 
 def _knows_not(state: State) -> bool:
     """A related connection may have been translated by its helper, and by its first packet."""
+    if state.zoned:
+        return False
     return state.packet.ctstate == "related" or Field.CTSTATE in state.unknown
 
 
 def _begin(stage: Stage, todo: tuple[Group, ...], state: State) -> Cursor:
     if stage.kind == "conntrack":
-        return Cursor(todo, (), state._replace(tracked=True))
+        return Cursor(todo, (), state._replace(tracked=True, zoned=False, stained=False))
     if stage.kind == "nat":
         return Cursor((*stage.nat, *todo), (), state)
     assert stage.code is not None
@@ -98,6 +103,9 @@ def next_hook(state: State, program: Program) -> Cursor | Ending | Fork:
         inside = start(state._replace(hook="input"), program)
         through = start(state._replace(hook="forward"), program)
         if state.elsewhere and state.port is None:
+            # The route is looked for with the new destination.
+            unknown = state.unknown | {Field.OIF}
+            through = start(state._replace(hook="forward", unknown=unknown), program)
             return Fork(lambda: "where the packet goes after its translation", (inside, through))
         return inside if state.local else through
     if state.hook == "forward":
@@ -134,8 +142,7 @@ def _after_postrouting(state: State, program: Program) -> Cursor | Ending | Fork
         over_lo=True,
         local=True,
         # What conntrack could not place is looked at again.
-        tracked=state.tracked and state.packet.ctstate != "invalid",
-        zoned=False,
+        tracked=state.tracked and not state.zoned and state.packet.ctstate != "invalid",
         settled=True,
         elsewhere=False,
         unknown=state.unknown - {Field.OIF} - _OWNERS,

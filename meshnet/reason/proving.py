@@ -18,12 +18,13 @@ from meshnet.reason.behaviour import (
 from meshnet.reason.claims import Formula
 from meshnet.reason.explanation import shown
 from meshnet.reason.symbolic.cells import cells_of
+from meshnet.reason.symbolic.fate import OUTCOME_BITS
 from meshnet.reason.symbolic.meaning import meaning
 from meshnet.reason.symbolic.names import Names, names_of
-from meshnet.reason.symbolic.passage import CAPTURED, DROPPED, OUTCOME_BITS, Passage
+from meshnet.reason.symbolic.passage import Passage
 from meshnet.reason.symbolic.question import Question
 from meshnet.reason.symbolic.regions import Region, Regions
-from meshnet.reason.symbolic.terms import Bit, engine, equal, no, number, pick
+from meshnet.reason.symbolic.terms import engine, equal, no, pick
 from meshnet.reason.symbolic.world import NEW, World
 
 TYPE_CHECKING = False
@@ -91,9 +92,7 @@ class Prover:
         world = World(hook, family, _names(programs, formula), routed=True)
         passage = Passage(self._program, world)
         self.undecided.update(passage.undecided)
-        intended: Bit = False
-        if self._reference is not None:
-            intended = _captured(Passage(self._reference, world))
+        intended = Passage(self._reference, world) if self._reference is not None else None
         wrong = no(meaning(formula, passage, intended))
         if all(claim.field != "ctstate" for claim in formula.claims()):
             # Rules decide about first packets; who means others says so.
@@ -105,9 +104,10 @@ class Prover:
         matches = [m for claim in formula.claims() if (m := claim.match(family)) is not None]
         # A region is of one fate, and speaks against the statement as a whole.
         outcomes = [passage.outcome, pick(wrong, 1, 0, OUTCOME_BITS)]
-        regions = Regions(question, cells_of(world, lines, matches), outcomes, OUTCOME_BITS)
+        cells = cells_of(world, lines, matches)
+        regions = Regions(question, cells, outcomes, OUTCOME_BITS)
         fresh = engine().Bool("not told yet")
-        while (found := question.likely(wrong, fresh)) is not None:
+        while (found := question.likely(wrong, fresh, cells=cells)) is not None:
             region = regions.around(*found)
             yield region
             question.add(engine().Implies(fresh, no(region.condition)))
@@ -142,19 +142,15 @@ class Prover:
         wanted = (
             self._wanted.walk(start.packet, start.hook, local=start.local) if self._wanted else None
         )
-        intended = wanted is not None and _may_capture(wanted)
+        intended = _ports(wanted) if wanted is not None else frozenset()
         so = formula.holds(start.packet, start.hook, start.local, verdict, fate.port, intended)
         return agrees(journey, outcome) and not so
 
 
-def _may_capture(journey: Journey) -> bool:
-    return any(fate.verdict is Verdict.CAPTURED for fate in (journey, *journey.fates))
-
-
-def _captured(passage: Passage) -> Bit:
-    z3 = engine()
-    outcome = number(passage.outcome, OUTCOME_BITS)
-    return z3.And(z3.UGE(outcome, CAPTURED), z3.ULT(outcome, DROPPED))
+def _ports(journey: Journey) -> frozenset[int]:
+    """By which ports a packet may be captured."""
+    fates = (journey, *journey.fates)
+    return frozenset(fate.port for fate in fates if fate.verdict is Verdict.CAPTURED)
 
 
 def _names(programs: list[Program], formula: Formula) -> Names:

@@ -17,8 +17,8 @@ class State(NamedTuple):
     """A packet at a hook, and what was decided so far.
 
     ``first`` is where it began, ``local`` whether it is addressed to this namespace.
-    ``tracked``: connection tracking has seen it; ``zoned``: it will, in a zone, and
-    has a template until then, whose mark earlier packets may have ``stained``. ``settled``
+    ``tracked``: connection tracking has seen it; ``zoned``: it has a template with a zone
+    in place of an entry, whose mark earlier packets may have ``stained``. ``settled``
     and ``sourced``: nat has settled its destination, its source. ``dnat``: the destination
     became another. ``marked``: the mark was changed where the kernel then looks for another route.
     ``over_lo``: it left by lo and is coming in again; ``left`` is how it left. ``port`` is

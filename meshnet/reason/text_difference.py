@@ -19,18 +19,25 @@ Row = tuple["Any", int, str]
 
 
 def compare_text(
-    one: Mapping[str, Ruleset], other: Mapping[str, Ruleset]
+    one: Mapping[str, Ruleset],
+    other: Mapping[str, Ruleset],
+    sets: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
 ) -> tuple[TextChange, ...]:
     """Every rule and chain head that is not on both sides at its place, in the order of the chains.
 
     The order of rules is meaning; that of matches inside a rule is none, nor are counters. The
     two variants of iptables write one language: where each side has one of them, they are
-    compared with each other.
+    compared with each other. ``sets`` is what named sets of nft hold on each side.
     """
     first, second = _chains(one, other), _chains(other, one)
     changes: list[TextChange] = []
     for place in dict.fromkeys([*first, *second]):
         changes += _of_chain(place, first.get(place, []), second.get(place, []))
+    for name in dict.fromkeys([*sets[0], *sets[1]]):
+        held = [each.get(name) for each in sets]
+        if held[0] != held[1]:
+            rows = [[] if each is None else [(each, 0, f"holds {each}")] for each in held]
+            changes += _of_chain(f"nft set {name}", *rows)
     return tuple(changes)
 
 

@@ -1,8 +1,8 @@
 """The expression of ``meshnet trace``: a small part of what tcpdump understands.
 
 expression := term { "and" term }
-term       := "tcp" | "udp" | [ "src" | "dst" ] "port" NUMBER
-            | [ "src" | "dst" ] "host" ADDRESS | "uid" NUMBER
+term       := "tcp" | "udp" | [ "tcp" | "udp" ] side | "uid" NUMBER
+side       := [ "src" | "dst" ] ( "port" NUMBER | "host" ADDRESS )
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: Each term that leaves the side open doubles the rules that ask for it.
 MOST_OPEN = 4
 _PROTOCOLS = {"tcp": TCP, "udp": UDP}
+_SIDES = ("src", "dst", "port", "host")
 _TERMS = "tcp, udp, [src|dst] port NUMBER, [src|dst] host ADDRESS, uid NUMBER, joined by 'and'"
 
 
@@ -46,6 +47,9 @@ def parse_filter(text: str) -> TraceFilter:
                 raise _wrong(word, "no packet is both tcp and udp")
             protocol = _PROTOCOLS[word.text]
             found = replace(found, protocol=protocol)
+            if words.follow(_SIDES):
+                # "tcp port 80", as tcpdump has it.
+                continue
         else:
             found = _with_term(found, word, words)
         if words.done():
@@ -71,6 +75,10 @@ class _Words:
 
     def done(self) -> bool:
         return self._at == len(self._words)
+
+    def follow(self, texts: tuple[str, ...]) -> bool:
+        """Whether one of ``texts`` is next."""
+        return not self.done() and self._words[self._at].text in texts
 
     def need(self, what: str) -> None:
         if self.done():

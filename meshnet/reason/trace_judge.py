@@ -15,6 +15,7 @@ from meshnet.model.rule import Kind
 from meshnet.model.trace import Agreement, Sighting, TracedPacket, TracedRule
 from meshnet.model.verdict import Journey, Place, Step, Verdict
 from meshnet.reason.routing import Routing
+from meshnet.reason.trace_because import Becauses
 from meshnet.reason.trace_rules import RuleBook
 from meshnet.reason.walk import Walker
 
@@ -33,6 +34,8 @@ _LET_GO = (Verdict.BYPASSED, Verdict.DIRECT)
 #: NF_DROP of include/uapi/linux/netfilter.h.
 _DROP = 0
 _OUTCOME = tuple[Verdict, int]
+#: Parts of a snapshot whose changes this trace does not hear of.
+_SILENT = ("links", "addresses", "routes", "policies")
 
 
 class Judge:
@@ -47,13 +50,25 @@ class Judge:
         marks = any(policy.mark is not None for policy in snapshot.policies)
         addresses = self.routing.primaries(snapshot)
         self.walker = Walker(book.rulesets, addresses, marks_route=marks)
+        self._becauses = Becauses(self.walker, book.reasons)
 
-    def with_legacy(self, now: Snapshot) -> Judge:
-        """A judge by the legacy tables of ``now`` and the others of before."""
+    def of_now(self, now: Snapshot) -> Judge | None:
+        """A judge by what changes without a word from the kernel, as it is in ``now``.
+
+        That is legacy tables, addresses, routes. None where they are what they were.
+        """
+        same = all(getattr(self.snapshot, name) == getattr(now, name) for name in _SILENT)
+        if same and RuleBook(now).rulesets.get("legacy") == self.book.rulesets.get("legacy"):
+            return None
         dumps = [dump for dump in self.snapshot.dumps if dump.backend != "legacy"]
         dumps += [dump for dump in now.dumps if dump.backend == "legacy"]
-        mixed = replace(self.snapshot, dumps=tuple(dumps))
-        return Judge(mixed, RuleBook(mixed, self.book.handles), self.blind)
+        mixed = replace(
+            self.snapshot, dumps=tuple(dumps), **{name: getattr(now, name) for name in _SILENT}
+        )
+        book = RuleBook(mixed, self.book.handles)
+        # Of a family that had no legacy tables at the beginning the trace hears no lines.
+        unheard = _legacy_families(book) - _legacy_families(self.book)
+        return Judge(mixed, book, self.blind or bool(unheard))
 
     def judge(self, seen: Sighting) -> TracedPacket:
         """The packet with its rules, its fate and what the walk says of it."""
@@ -71,12 +86,16 @@ class Judge:
         if agreement is Agreement.DISAGREES and seen.lossy:
             # All that the walk says was met: then nothing is missing. Else something may be.
             agreement, reason = Agreement.UNCHECKED, "events of this packet may have been lost"
-        if agreement is Agreement.AGREES and verdict in _LET_GO:
-            verdict = _let_go(journey)
         expected = self.book.tell_steps(journey.steps) if agreement is Agreement.DISAGREES else ()
+        because = None
+        if agreement is Agreement.AGREES:
+            verdict = _let_go(journey) if verdict in _LET_GO else verdict
+            because = self._becauses.of(packet, journey, seen.hook, unknown, local)
+        words, setting = (because.words, because.setting) if because is not None else ("", "")
         return TracedPacket(
-            seen, rules, verdict, port, agreement, reason, in_words(journey), expected, taken
-        )
+            seen, rules, verdict, port, agreement, reason, in_words(journey), expected, taken,
+            words, setting,
+        )  # fmt: skip
 
     def _resolve(self, seen: Sighting) -> tuple[tuple[TracedRule, ...], list[Place | None]]:
         """The rules that were met, and their places; None for those that are not in the dumps."""
@@ -214,6 +233,11 @@ class Judge:
         if any(_same_end(one, fate) for one in journeys):
             return Agreement.AGREES, "in its end: the dumps leave more than one way open"
         return Agreement.DISAGREES, _difference(journeys, (), fate)
+
+
+def _legacy_families(book: RuleBook) -> set[Family]:
+    held = book.rulesets.get("legacy")
+    return {table.family for table in held.tables} if held is not None else set()
 
 
 def in_words(journey: Journey) -> str:

@@ -60,7 +60,8 @@ class RuleBook:
             for line in chain.lines
             if line.ours
         }
-        self._why = {backend: _explained(backend, held) for backend, held in self.rulesets.items()}
+        #: Rules of ours as the profile makes them, by backend and place.
+        self.reasons = {name: _explained(name, held) for name, held in self.rulesets.items()}
         self._known: dict[Place, TracedRule] = {}
 
     def place(self, met: Met) -> Place | None:
@@ -116,7 +117,7 @@ class RuleBook:
             policy = chain.policy if chain is not None else "?"
             return TracedRule(str(place), f"policy {policy}", place, policy=True)
         key = (place.family, place.table, place.chain, place.position)
-        why = self._why[place.backend].get(key)
+        why = self.reasons[place.backend].get(key)
         text, source = rule_in_words(rule, place.family), _source(rule, place)
         told = TracedRule(str(place), text, place, source, ours=place in self._ours)
         if why is None:

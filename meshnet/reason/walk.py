@@ -59,7 +59,7 @@ class Walker:
         self._actions = Actions(addresses or {}, marks_route)
         self._classes = Classes(self._tables)
         self._known: OrderedDict[object, Outcome] = OrderedDict()
-        self._view: tuple[State, View] | None = None
+        self._view: tuple[State, bool, View] | None = None
         self._forked = False
 
     def walk(
@@ -144,18 +144,18 @@ class Walker:
                 now = next_hook(now.state, self._program)
         return now
 
-    def _view_of(self, state: State) -> View:
+    def _view_of(self, state: State, native: bool) -> View:
         """What rules see of ``state``; ways that fork have the same one."""
-        if self._view is None or self._view[0] is not state:
-            self._view = state, View(state)
-        return self._view[1]
+        if self._view is None or self._view[0] is not state or self._view[1] is not native:
+            self._view = state, native, View(state, native)
+        return self._view[2]
 
     def _chain(self, cursor: Cursor, steps: list[Step]) -> Cursor | Ending | Fork:
         """Through the innermost chain until a rule does something, or to its end."""
         todo, frames, state = cursor
         code, at = frames[-1]
         hook, lines, missed = state.hook, code.lines, code.missed(state.hook)
-        view = self._view_of(state)
+        view = self._view_of(state, code.native)
         while at < len(lines):
             line = lines[at]
             at += 1

@@ -40,7 +40,7 @@ class Sight:
     __slots__ = ("false", "held", "view")
 
     def __init__(self, stretch: Stretch) -> None:
-        self.view = View(stretch.at.state)
+        self.view = View(stretch.at.state, stretch.at.frames[-1][0].native)
         self.held: list[tuple[Line, Step]] = []
         self.false: list[list[Match]] = []
         code, first = stretch.at.frames[-1]

@@ -60,7 +60,7 @@ def _show_text(console: Console, changes: tuple[TextChange, ...], most: int) -> 
             place = change.place
             console.print(safe(f"  {place}", "bold"))
         moved = f" (there {change.moved})" if change.sign == "~" else ""
-        position = str(change.position) if change.position else "head"
+        position = str(change.position or ("head" if change.text.startswith("hook ") else ""))
         head = f"  {change.sign} {position:>4}  "
         hanging(console, head, f"{change.text}{moved}", _SIGNS[change.sign])
     if len(changes) > most:
@@ -81,10 +81,12 @@ def hanging(console: Console, head: str, text: str, style: str = "") -> None:
 
 def _show_behaviour(console: Console, difference: Difference) -> None:
     if difference.same:
-        answers = " and every answer to what is undecided" if difference.undecided else ""
-        console.print(
-            Text(f"behaviour  the same for every packet{answers}, proven", style="bold green")
-        )
+        same = "the same for every packet"
+        if not difference.whole:
+            hanging(console, "behaviour  ", f"{same}, by the rules that could be read", "bold red")
+            return
+        alike = ", where what is undecided is answered alike" if difference.undecided else ""
+        console.print(Text(f"behaviour  {same}, proven{alike}", style="bold green"))
         return
     count = len(difference.classes)
     more = "at least " if difference.more else ""
@@ -115,10 +117,18 @@ def _show_treatment(console: Console, name: str, treatment: Treatment) -> None:
     line = Text(f"     {name:<6} ")
     port = f" by :{treatment.port}" if treatment.port else ""
     line.append(f"{treatment.verdict}{port}", style=_STYLES.get(treatment.verdict, ""))
+    if treatment.to:
+        line.append(f", sent to {printable(treatment.to)}")
     console.print(line)
-    why = [part for part in (treatment.rule, treatment.because) if part]
-    for part in why or ["no rule takes it"]:
+    for part in reasons(treatment) or ["no rule takes it"]:
         hanging(console, " " * 12, part, "dim")
+
+
+def reasons(treatment: Treatment) -> list[str]:
+    """The rule that decides and why, the rule's own words once."""
+    rule = treatment.rule.partition(": ")[2]
+    because = treatment.because.removesuffix(f": {rule}") if rule else treatment.because
+    return [part for part in (treatment.rule, because) if part]
 
 
 def show_example(
@@ -127,7 +137,7 @@ def show_example(
     """One packet of a class, and how sure it is."""
     hanging(console, "     packet ", packet_line(packet))
     for name in depends:
-        hanging(console, " " * 12, f"if so answered: {name}", "magenta")
+        hanging(console, " " * 12, name, "magenta")
     if not confirmed:
         line = "            the walk says otherwise: this is a defect of meshnet, please report it"
         console.print(Text(line, style="bold red"))

@@ -21,8 +21,9 @@ def show_lint(console: Console, lint: Lint) -> None:
     if lint.findings:
         console.print()
     rules = "1 rule" if lint.rules == 1 else f"{lint.rules} rules"
+    rest = "" if lint.whole else " in what could be read"
     if not lint.findings:
-        console.print(safe(f"{lint.source}: {rules}, nothing found", "bold green"))
+        console.print(safe(f"{lint.source}: {rules}, nothing found{rest}", "bold green"))
     else:
         codes = sorted({finding.code for finding in lint.findings})
         count = len(lint.findings)

@@ -7,7 +7,13 @@ from rich.text import Text
 
 from meshnet.model.proof import Counterexample, Proof, Statement
 from meshnet.render.console import safe
-from meshnet.render.difference import class_in_words, hanging, show_example, show_notes
+from meshnet.render.difference import (
+    class_in_words,
+    hanging,
+    reasons,
+    show_example,
+    show_notes,
+)
 
 
 def show_proof(console: Console, proof: Proof) -> None:
@@ -15,7 +21,7 @@ def show_proof(console: Console, proof: Proof) -> None:
     for number, statement in enumerate(proof.statements):
         if number:
             console.print()
-        _show_statement(console, statement)
+        _show_statement(console, statement, proof.whole)
     if proof.left_out:
         console.print()
     for line in proof.left_out:
@@ -23,10 +29,10 @@ def show_proof(console: Console, proof: Proof) -> None:
     show_notes(console, proof.notes, proof.undecided)
 
 
-def _show_statement(console: Console, statement: Statement) -> None:
-    style = "bold green" if statement.holds else "bold red"
+def _show_statement(console: Console, statement: Statement, whole: bool) -> None:
+    style = "bold green" if statement.holds and whole else "bold red"
     name = f"{statement.name}: " if statement.name else ""
-    head = "proven  " if statement.holds else "wrong   "
+    head = ("proven  " if whole else "so far  ") if statement.holds else "wrong   "
     hanging(console, head, f"{name}{statement.text}", style)
     for example in statement.counterexamples:
         _show_example(console, example)
@@ -39,7 +45,6 @@ def _show_example(console: Console, example: Counterexample) -> None:
     hanging(console, "  ", said)
     port = f" by :{example.fate.port}" if example.fate.port else ""
     console.print(safe(f"     {example.fate.verdict}{port}", "bold yellow"))
-    for part in (example.fate.rule, example.fate.because):
-        if part:
-            hanging(console, " " * 12, part, "dim")
+    for part in reasons(example.fate):
+        hanging(console, " " * 12, part, "dim")
     show_example(console, example.packet, example.depends, example.confirmed)

@@ -20,57 +20,102 @@ from meshnet.model.verification import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     Json = dict[str, object]
 
 _STYLES = {OK: "green", FAILED: "bold red", WARNING: "yellow", NOT_TESTED: "dim"}
-_HEADINGS = ("", "WHO", "DIALLED", "RULE", "")
+#: Where what does not fit into a row goes on.
+_INDENT = 10
+_HEADINGS = ("WHO", "DIALLED", "RULE AND ITS COUNT")
 
 
 def show_verification(console: Console, found: Verification) -> None:
-    """Print what was verified, a row a kind of connection, and a line of counts."""
+    """Print what was verified: a row a kind of connection, by family, and a line of counts."""
     head = Text(printable(found.name), style="bold")
-    proxy = printable(found.proxy) or "no proxy seen"
-    head.append(f"   profile {found.profile} on {found.backend}   {proxy}", style="")
+    proxy = printable(found.proxy) or "none seen"
+    head.append(f"   profile {found.profile} on {found.backend}   proxy {proxy}", style="")
     console.print(head, soft_wrap=True)
-    rows = [_columns(cell) for cell in found.cells]
-    widths = [max((cell_len(row[n]) for row in rows), default=0) for n in range(4)]
-    for cell, row in zip(found.cells, rows, strict=True):
-        start = "  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) + "  "
-        lines = textwrap.wrap(_outcome(cell), max(console.width - len(start), 24))
-        first = Text(start)
-        first.append(lines[0], style=_STYLES[cell.verdict])
-        console.print(first, soft_wrap=True)
-        for line in lines[1:]:
-            console.print(Text(" " * len(start) + line), soft_wrap=True)
+    rows = [(cell, _columns(cell)) for cell in found.cells]
+    tall = [_HEADINGS, *(row for _, row in rows)]
+    widths = [max(cell_len(text) for text in column) for column in zip(*tall, strict=True)]
+    for family in dict.fromkeys(cell.family for cell in found.cells):
+        title = Text(f"{family:{_INDENT}}", style="bold")
+        title.append(_row(_HEADINGS, widths).rstrip(), style="dim")
+        console.print(title, soft_wrap=True)
+        for cell, row in rows:
+            if cell.family == family:
+                _show(console, cell, row, widths)
+    if any(cell.verdict == OK and (cell.counted or 0) > cell.count for cell in found.cells):
+        said = "a rule that counted more than was dialled saw the pod's own traffic as well"
+        console.print(Text(said, style="dim"), soft_wrap=True)
     console.print(Text(_counted(found), style="bold"))
+    codes = sorted({cell.code for cell in found.cells if cell.code})
+    if codes:
+        console.print(Text(f"`meshnet codes {codes[0]}` explains one", style="dim"))
 
 
-def _columns(cell: VerifiedCell) -> tuple[str, str, str, str]:
-    family = "6" if cell.family == "IPv6" else ""
+def _row(texts: Sequence[str], widths: Sequence[int]) -> str:
+    return "".join(f"{text:{width}}  " for text, width in zip(texts, widths, strict=False))
+
+
+def _show(
+    console: Console, cell: VerifiedCell, row: tuple[str, str, str], widths: list[int]
+) -> None:
+    """One row; below it what is wrong, and what does not fit."""
+    # A row of which nothing was dialled has room for the reason.
+    shown = row if cell.dialled else row[:1]
+    line = Text(f"{cell.direction:{_INDENT}}{_row(shown, widths)}")
+    (word, said), reason = _outcome(cell), _reason(cell)
+    line.append(word, style=_STYLES[cell.verdict])
+    if cell.verdict == NOT_TESTED:
+        said, reason = reason, ""
+    if cell_len(line.plain) + 2 + cell_len(said) <= console.width:
+        line.append(f"  {said}" if said else "")
+        said = ""
+    console.print(line, soft_wrap=True)
+    below = _below(said, reason)
+    for more in textwrap.wrap(below, console.width - _INDENT, break_on_hyphens=False):
+        console.print(Text(" " * _INDENT + more, style=_STYLES[cell.verdict]), soft_wrap=True)
+
+
+def _below(said: str, reason: str) -> str:
+    if not said or not reason:
+        return said + reason.lstrip()
+    return f"{said}{reason}" if reason.startswith(" ") else f"{said}: {reason}"
+
+
+def _columns(cell: VerifiedCell) -> tuple[str, str, str]:
     times = f" x{cell.count}" if cell.count and cell.dialled else ""
     rule = printable(cell.rule, 40)
+    asked = cell.dialled and cell.verdict != NOT_TESTED and cell.direction != "control"
+    if not rule and asked:
+        rule = "no rule"
     if cell.counted is not None:
         rule += f" +{cell.counted}"
-    if (
-        not cell.rule
-        and cell.dialled
-        and cell.verdict != NOT_TESTED
-        and cell.direction != "control"
-    ):
-        rule = "no rule"
-    return cell.direction + family, printable(cell.who, 40), cell.dialled + times, rule
+    # Nearly everything is TCP.
+    return printable(cell.who, 40), cell.dialled.removeprefix("tcp ") + times, rule
 
 
-def _outcome(cell: VerifiedCell) -> str:
-    said = printable(cell.happened, 200)
-    if cell.verdict == FAILED:
-        said += f" (expected: {printable(cell.expected, 100)}): {printable(cell.reason, 300)}"
-    elif cell.verdict == NOT_TESTED:
-        said = printable(cell.reason, 200)
+def _outcome(cell: VerifiedCell) -> tuple[str, str]:
+    """The verdict, and in a few words what was seen."""
     word = cell.verdict.upper() if cell.verdict == FAILED else cell.verdict
-    return f"{word}: {said}" + (f"  {cell.code}" if cell.code else "")
+    said = printable(cell.happened, 200)
+    if cell.verdict == OK:
+        # That all of them fared alike is what "ok" says.
+        said = said.partition(",")[0]
+    return word, said
+
+
+def _reason(cell: VerifiedCell) -> str:
+    """What is wrong, or missing; "" for nothing."""
+    said = printable(cell.reason, 300)
+    expected = printable(cell.expected, 100)
+    if cell.verdict == FAILED and expected.replace("port ", ":") not in cell.happened:
+        said = f"expected {expected}; {said}"
+    return f"{said}   {cell.code}" if cell.code and cell.verdict != OK else said
 
 
 def _counted(found: Verification) -> str:

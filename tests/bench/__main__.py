@@ -15,8 +15,10 @@ import sys
 import time
 
 from tests.bench.explaining import measure_explaining
+from tests.bench.proving import measure_proving
 from tests.bench.reasoning import measure_reasoning
 from tests.bench.sweeping import measure_sweeps
+from tests.bench.tracing import measure_tracing
 from tests.support.namespaces import Namespace, Namespaces, meshnet_init, remove_leftovers
 
 ROUNDS = 20
@@ -145,6 +147,8 @@ def main() -> None:
         beyond += measure_sweeps(made)
         measure_reasoning()
         beyond += measure_explaining()
+        beyond += measure_proving()
+        beyond += measure_tracing(made)
     finally:
         made.remove()
     for line in beyond:

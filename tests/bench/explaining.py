@@ -6,7 +6,6 @@ from meshnet.model.frozen import replace
 from meshnet.reason.explanation import Explainer
 from tests.bench.reasoning import SYN, foreign, istio, spread_of
 
-
 #: What each row may take at most, in milliseconds.
 LIMITS = {
     "explain, Istio's rules, captured": 1.0,

@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 
 from meshnet.model.ruleset import Ruleset
-from tests.netns.test_walk_kernel import FIRST_SEED, PATIENCE, PREFIX, SETUPS, Bench, bench
 from tests.support.lottery import Lottery
 from tests.support.namespaces import Namespaces
 from tests.support.tracing import Tracer
+from tests.support.wire import FIRST_SEED, PREFIX, SETUPS, Bench, bench
 
 RULESETS, PACKETS = 3, 60
 _SYN, _ACK, _TCP = 2, 16, 6
@@ -43,7 +43,7 @@ def test_random_rules_rule_by_rule(namespaces: Namespaces, setup: str) -> None:
             ]
             tracer = Tracer(made.netns, "--rate", "0")
             try:
-                made.send((), packets, PATIENCE)
+                made.send(packets)
                 end = tracer.end(code=None)
             finally:
                 tracer.kill()

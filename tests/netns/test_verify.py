@@ -17,7 +17,7 @@ __all__ = ["talk"]
 PORTS = ("-p", "15001", "-z", "15006", "-u", "1337", "-g", "1337", "-i", "*", "-b", "*")
 BOTH = (*PORTS, "--ipv6", "on")
 STRICT = (*PORTS, "--profile", "strict")
-QUICK = ("--probe-timeout", "1")
+QUICK = ("--probe-timeout", "0.5")
 
 
 @pytest.fixture(params=BACKENDS)
@@ -156,6 +156,33 @@ def test_from_inside_there_is_no_peer(talk: Conversations) -> None:
         assert row(found, family, "outbound", "user")["verdict"] == "ok"
 
 
+def test_a_peer_that_does_not_reach_the_pod_proves_nothing(talk: Conversations) -> None:
+    """Somebody else has the pod's address where this is run: what answers is not the pod."""
+    talk.start_proxy()
+    talk.pod.init(*BOTH)
+    other = talk.namespaces.make()
+    other.run("ip", "addr", "add", f"{POD}/32", "dev", "lo")
+    other.run("ip", "-6", "addr", "add", f"{POD6}/128", "dev", "lo", "nodad")
+    prefix = ("nsenter", f"--net={other.path}")
+    done = run_cli("verify", f"netns:{talk.pod.path}", *QUICK, "-o", "json", prefix=prefix)
+    for family, pod in (("IPv4", POD), ("IPv6", POD6)):
+        inbound = row(json.loads(done.stdout), family, "inbound")
+        assert inbound["verdict"] == "not tested" and inbound["counted"] is None
+        assert inbound["reason"].startswith(f"needs a peer that reaches {pod}: ")
+
+
+def test_what_is_open_and_harmless_is_ok(talk: Conversations) -> None:
+    """A statistic before our rules leaves the way open; the proxy is left alone on each."""
+    talk.start_proxy()
+    talk.pod.init(*BOTH, "--backend", "nft-compat")
+    rule = ("-p", "tcp", "-m", "statistic", "--mode", "random", "--probability", "0.5")
+    talk.pod.run("iptables-nft", "-t", "nat", "-I", "OUTPUT", *rule, "-j", "ACCEPT")
+    found = verify(talk, code=3)
+    user = row(found, "IPv4", "outbound", "user")
+    assert user["verdict"] == "failed" and user["reason"].startswith("the rules leave it open: ")
+    assert row(found, "IPv4", "outbound", "proxy uid")["verdict"] == "ok"
+
+
 def test_nothing_of_ours_is_nothing_to_verify(talk: Conversations) -> None:
     done = run_cli("verify", f"netns:{talk.pod.path}", code=1)
     assert "there is nothing to verify" in done.stderr and done.stderr.count("\n") == 1
@@ -170,6 +197,5 @@ def test_text(talk: Conversations) -> None:
     assert max(map(len, lines)) <= 100
     assert lines[-1] == "12 ok, 0 failed, 0 warn, 0 not tested"
     (captured,) = (line for line in lines if "192.0.2.2:1404 x7" in line)
-    assert (
-        captured.split()[:3] == ["outbound", "user", "65534"] and "ISTIO_REDIRECT 1 +7" in captured
-    )
+    said = "outbound user 65534 192.0.2.2:1404 x7 ISTIO_REDIRECT 1 +7 ok captured by :15001"
+    assert " ".join(captured.split()) == said

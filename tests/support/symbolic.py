@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from meshnet.model.frozen import replace
 from meshnet.model.intervals import IntervalSet
@@ -11,9 +12,10 @@ from meshnet.model.packet import TCP, UDP, Family, Field, Packet
 from meshnet.model.rule import Rule
 from meshnet.model.ruleset import Ruleset
 from meshnet.model.verdict import Journey, Verdict
+from meshnet.reason.action import is_loopback
 from meshnet.reason.behaviour import Side
+from meshnet.reason.symbolic.fate import CAPTURED, DROPPED
 from meshnet.reason.symbolic.names import Names, names_of
-from meshnet.reason.symbolic.passage import CAPTURED, DROPPED
 from meshnet.reason.symbolic.world import PORTED, STATES
 from meshnet.reason.walk import Walker
 
@@ -81,8 +83,15 @@ class Crowd:
 
 def fate(journey: Journey) -> object:
     """What two sides have to have in common; of an undecided journey all that may be."""
-    drawn = [each for each in (journey.fates or (journey,)) if each.verdict is Verdict.MAYBE]
-    return frozenset(outcome(each) for each in journey.fates or (journey,)), bool(drawn)
+    fates = journey.fates or (journey,)
+    drawn = [each for each in fates if each.verdict is Verdict.MAYBE]
+    return frozenset((outcome(each), *_sent(each)) for each in fates), bool(drawn)
+
+
+def _sent(journey: Journey) -> tuple[int | None, ...]:
+    """Where a packet that is let go is sent to."""
+    left = journey.packet
+    return (left.dst, left.dport) if outcome(journey) == 0 else ()
 
 
 def outcome(journey: Journey) -> int:
@@ -92,11 +101,24 @@ def outcome(journey: Journey) -> int:
     return CAPTURED | journey.port if journey.verdict is Verdict.CAPTURED else 0
 
 
+def there_is(packet: Packet) -> bool:
+    """Whether there can be such a packet, as diff thinks of them.
+
+    Conntrack lets nothing but ICMPv6 be by itself; what is for loopback leaves by lo.
+    """
+    if packet.ctstate == "untracked" and (packet.family, packet.proto) != (Family.IP6, 58):
+        return False
+    leaves = packet.iif is None and packet.oif != "lo"
+    return not (leaves and is_loopback(packet.family, packet.dst))
+
+
 def disagreements(one: Side, other: Side, seed: int, count: int) -> list[Packet]:
-    """Packets, of ``count`` random ones, that the walk sends to different fates."""
+    """Packets, of ``count`` random ones that there can be, that the walk gives different fates."""
     walkers: tuple[Walker, Walker] = (one.walker(), other.walker())
     found = []
-    for packet, hook, local in Crowd(random.Random(seed), one, other).packets(count):
+    crowd = Crowd(random.Random(seed), one, other).packets(4 * count)
+    real = (each for each in crowd if there_is(each[0]))
+    for packet, hook, local in islice(real, count):
         fates = [fate(walker.walk(packet, hook, local=local)) for walker in walkers]
         if fates[0] != fates[1]:
             found.append(packet)

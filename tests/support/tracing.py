@@ -18,8 +18,15 @@ PATIENCE = 30.0
 SYSCTLS = ("net.netfilter.nf_log.2", "net.netfilter.nf_log.10")
 
 
+#: Runs ``meshnet`` in a Python in which something is other than it should be.
+SPOILT = "import sys\n{}\nfrom meshnet.cli.main import main\nmain()\n"
+
+
 class Tracer:
-    """A running trace of a namespace; it has begun when this is made."""
+    """A running trace of a namespace; it has begun when this is made.
+
+    ``spoilt`` is Python that runs before the program does.
+    """
 
     def __init__(
         self,
@@ -27,9 +34,12 @@ class Tracer:
         *arguments: str,
         prefix: tuple[str, ...] = (),
         wait: bool = True,
+        spoilt: str = "",
     ) -> None:
-        program = str(Path(sys.executable).parent / "meshnet")
-        command = [program, "trace", namespace.path, *arguments, "-o", "json"]
+        program = [str(Path(sys.executable).parent / "meshnet")]
+        if spoilt:
+            program = [sys.executable, "-c", SPOILT.format(spoilt)]
+        command = [*program, "trace", namespace.path, "-o", "json", *arguments]
         self.process = subprocess.Popen(
             [*prefix, *command],
             stdout=subprocess.PIPE,

@@ -34,12 +34,15 @@ def dead(rulesets: dict[str, Ruleset]) -> dict[str, list[str]]:
     told = {}
     for finding in found(rulesets):
         if finding.code == "MN111" and (place := _place(finding.summary)):
-            told[place] = [_place(line) for line in finding.evidence]
+            chain = place.rpartition(" ")[0]
+            rules = [re.match(r"rule (\d+) takes", line) for line in finding.evidence]
+            told[place] = [f"{chain} {rule[1]}" for rule in rules if rule]
     return told
 
 
 def _place(text: str) -> str:
-    found = re.search(r"(\S+ \S+ \S+ \d+): ", text)
+    """The place of a rule that can never match, changes nothing, or decides."""
+    found = re.match(r"\S+ (\S+ \S+ \S+ \d+) (can|changes|decides)", text)
     return found[1] if found else ""
 
 
@@ -121,8 +124,9 @@ def test_a_rule_that_contradicts_the_way_to_it_is_dead() -> None:
         + "-A web -p tcp -m tcp --dport 80 -j DROP\nCOMMIT\n"
     )
     (finding,) = found(rules)
-    assert finding.summary == "legacy ip filter web 1: udp: drop can never match"
+    assert finding.summary == "legacy ip filter web 1 can never match"
     assert finding.evidence == (
+        "udp: drop",
         "no packet that it asks for comes by legacy ip filter INPUT 1: tcp: go through web",
     )
 
@@ -158,6 +162,12 @@ def test_a_rule_with_a_doubt_is_neither_dead_nor_idle() -> None:
     )
     told = lint(Side(rules))
     assert told.findings == ()
+    shadowed = dump(
+        HEAD + "-A INPUT -j DROP\n-A INPUT -m statistic --mode random --probability 0.5 -j ACCEPT\n"
+        "COMMIT\n"
+    )
+    # Whatever it answers, nobody asks it.
+    assert dead(shadowed) == {"ip filter INPUT 2": ["ip filter INPUT 1"]}
     assert any("statistic" in name for name in told.undecided)
 
 
@@ -176,7 +186,21 @@ def test_foreign_rules_that_decide_before_ours() -> None:
     assert [f.summary for f in told] == [
         "legacy ip nat OUTPUT 1 decides before our rules are asked"
     ]
+    assert told[0].evidence[0] == "uid 0: return"
     assert told[0].evidence[-1] == "by all rules not captured"
+
+
+def test_many_foreign_rules_are_told_up_to_a_number() -> None:
+    theirs = "".join(f"-A OUTPUT -d 198.51.100.{n}/32 -j ACCEPT\n" for n in range(1, 41))
+    text = (
+        f"*nat\n:OUTPUT ACCEPT [0:0]\n:ISTIO_OUTPUT - [0:0]\n:ISTIO_REDIRECT - [0:0]\n{theirs}"
+        "-A OUTPUT -p tcp -j ISTIO_OUTPUT\n-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001\n"
+        "-A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN\n-A ISTIO_OUTPUT -j ISTIO_REDIRECT\n"
+        "COMMIT\n"
+    )
+    told = [f.summary for f in found(dump(text), ipv6_up=False) if f.code == "MN110"]
+    assert told[0] == "legacy ip nat OUTPUT 1 decides before our rules are asked"
+    assert len(told) == 33 and told[-1] == "further rules decide before our rules are asked"
 
 
 @pytest.mark.parametrize("backend", ["nft-compat", "nft"])
@@ -188,7 +212,8 @@ def test_no_packet_matches_a_rule_that_never_matches(case: str, backend: str) ->
     walker, held = side.walker(), set()
     for packet, hook, local in Crowd(random.Random(3), side).packets(1000):
         journey = walker.walk(packet, hook, local=local)
-        held |= {_place(f"{step.place}: ") for step in journey.steps if step.held}
+        places = (step.place for step in journey.steps if step.held)
+        held |= {str(place).partition(" ")[2] for place in places}
     assert not never & held
     assert held
 

@@ -17,8 +17,9 @@ from meshnet.model.ruleset import Ruleset
 from meshnet.model.verdict import Verdict
 from meshnet.reason.behaviour import Side
 from meshnet.reason.symbolic import terms
+from meshnet.reason.symbolic.fate import OUTCOME_BITS
 from meshnet.reason.symbolic.names import Names, names_of
-from meshnet.reason.symbolic.passage import OUTCOME_BITS, Passage, Program
+from meshnet.reason.symbolic.passage import Passage, Program
 from meshnet.reason.symbolic.question import Question
 from meshnet.reason.symbolic.terms import no
 from meshnet.reason.symbolic.world import World

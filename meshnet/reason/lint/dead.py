@@ -74,13 +74,17 @@ def _dead(ground: Ground, line: Line) -> Finding:
                 continue
             guess = ground.trials.takers.get(line.place)
             shadows.update(dict.fromkeys(_shadows(scene, visit, line, guess)))
-    evidence = [f"takes what it asks for: {said(each)}" for each in sorted(shadows, key=_order)]
+    # All rules that shadow it are of its own chain.
+    evidence = [
+        f"rule {each.place.position} takes what it asks for: {words_of(each)}"
+        for each in sorted(shadows, key=_order)
+    ]
     if not shadows:
         evidence = [f"no packet that it asks for comes by {said(each)}" for each in callers]
     return report(
         "MN111",
-        f"{said(line)} can never match",
-        evidence or ["no packet that comes to its hook has what it asks for"],
+        f"{line.place} can never match",
+        [words_of(line), *(evidence or ["no packet that comes to its hook has what it asks for"])],
     )
 
 
@@ -144,5 +148,10 @@ def _order(line: Line) -> tuple[str, int]:
 
 def said(line: Line) -> str:
     """A rule with its place."""
+    return f"{line.place}: {words_of(line)}"
+
+
+def words_of(line: Line) -> str:
+    """A rule without its place."""
     assert line.rule is not None
-    return f"{line.place}: {rule_in_words(line.rule, line.place.family)}"
+    return rule_in_words(line.rule, line.place.family)

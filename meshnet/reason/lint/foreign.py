@@ -6,17 +6,22 @@ from meshnet.model.finding import Finding
 from meshnet.model.frozen import replace
 from meshnet.model.verdict import Verdict
 from meshnet.reason.findings.foreign import ours_alone
-from meshnet.reason.findings.report import packet_in_words, report, step_in_words
-from meshnet.reason.symbolic.passage import CAPTURED, DROPPED, Passage
-from meshnet.reason.symbolic.terms import engine, equal, every, no, number
+from meshnet.reason.findings.report import packet_in_words, report
+from meshnet.reason.lint.dead import words_of
+from meshnet.reason.symbolic.fate import CAPTURED, DROPPED
+from meshnet.reason.symbolic.passage import Passage
+from meshnet.reason.symbolic.terms import Bit, engine, equal, every, no, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from meshnet.model.packet import Packet
     from meshnet.model.verdict import Journey
     from meshnet.reason.lines import Line
     from meshnet.reason.lint.scene import Ground, LintScene
+    from meshnet.reason.symbolic.world import Start
+    from meshnet.reason.walk import Walker
 
 #: So many deciding rules are told.
 MOST = 32
@@ -29,35 +34,58 @@ def overruled(ground: Ground) -> Iterator[Finding]:
         return
     alone = replace(ground.side, rulesets=ours_alone(ground.side.rulesets, ground.drifts))
     program, walker, wanted = alone.program(), ground.side.walker(), alone.walker()
-    seen: set[str] = set()
     for scene in ground.scenes:
         ours = Passage(program, scene.world)
-        parts = every(
-            (
-                no(equal(ours.outcome, scene.passage.outcome)),
-                _is_captured(ours),
-                # What is dropped did not go past the proxy.
-                no(equal(scene.passage.outcome, DROPPED)),
-            )
-        )
-        told = [parts]
-        for _ in range(MOST):
-            found = scene.question.likely(*told)
-            if found is None:
-                break
-            start = found[0]
+        told = [_overruled(ours, scene)]
+        seen: set[str] = set()
+        for start in _suspects(ground, scene, told, wanted):
             journey = walker.walk(start.packet, start.hook, local=start.local)
-            line = _decider(ground, scene, journey)
+            line = _decider(scene, journey)
             place = str(line.place) if line is not None else "rules together"
-            if line is None:
-                told.append(False)
-            else:
-                told.append(no(scene.held(line)))
             if place in seen:
                 continue
+            told.append(no(scene.held(line)) if line is not None else False)
+            if len(seen) == MOST:
+                yield _further()
+                break
             seen.add(place)
             by_ours = wanted.walk(start.packet, start.hook, local=start.local)
-            yield _overruling(place, start.packet, journey, by_ours)
+            yield _overruling(line, start.packet, journey, by_ours)
+
+
+def _overruled(ours: Passage, scene: LintScene) -> Bit:
+    """Packets that our rules alone would capture, and all together do not, or by another port."""
+    parts = no(equal(ours.outcome, scene.passage.outcome))
+    # What is dropped did not go past the proxy.
+    return every((parts, _is_captured(ours), no(equal(scene.passage.outcome, DROPPED))))
+
+
+def _suspects(ground: Ground, scene: LintScene, told: list[Bit], wanted: Walker) -> Iterator[Start]:
+    """Packets that part: of those that were walked already, then of all that there are.
+
+    ``told`` are what is asked of the latter; whoever takes one adds to it.
+    """
+    world = scene.world
+    for end in ground.trials.ends:
+        packet, hook = end.start.packet, end.start.hook
+        if (hook, packet.family) != (world.hook, world.family) or end.verdict is Verdict.DROPPED:
+            continue
+        alone = wanted.walk(packet, hook, local=end.start.local)
+        if alone.verdict is Verdict.CAPTURED and (alone.verdict, alone.port) != end[1:]:
+            yield end.start
+    for _ in range(2 * MOST):
+        found = scene.question.likely(*told)
+        if found is None:
+            return
+        yield found[0]
+
+
+def _further() -> Finding:
+    return report(
+        "MN110",
+        "further rules decide before our rules are asked",
+        [f"at each hook and family {MOST} are told"],
+    )
 
 
 def _extra(ground: Ground) -> bool:
@@ -70,9 +98,11 @@ def _is_captured(ours: Passage) -> object:
     return z3.And(z3.UGE(outcome, CAPTURED), z3.ULT(outcome, DROPPED))
 
 
-def _decider(ground: Ground, scene: LintScene, journey: Journey) -> Line | None:
-    """The rule that decided, or the last rule that was not ours, and held."""
+def _decider(scene: LintScene, journey: Journey) -> Line | None:
+    """The rule that decided; else the last that was not ours, and held, or may have."""
     steps = [journey.decider] if journey.decider is not None else []
+    if journey.verdict is Verdict.MAYBE:
+        steps += [step for step in journey.steps if step.held is None and not step.ours]
     steps += [step for step in reversed(journey.steps) if step.held and not step.ours]
     for step in steps:
         for line in scene.met:
@@ -81,16 +111,18 @@ def _decider(ground: Ground, scene: LintScene, journey: Journey) -> Line | None:
     return None
 
 
-def _overruling(place: str, packet: object, journey: Journey, wanted: Journey) -> Finding:
+def _overruling(line: Line | None, packet: Packet, journey: Journey, wanted: Journey) -> Finding:
+    place = str(line.place) if line is not None else "what is undecided"
+    maybe = journey.verdict is Verdict.MAYBE
     becomes = f"captured by :{journey.port}" if journey.port else "not captured"
-    if journey.verdict is Verdict.MAYBE:
+    if maybe:
         becomes = f"undecided: {', '.join(journey.maybe[:2])}"
     return report(
         "MN110",
-        f"{place} decides before our rules are asked",
+        f"{place} {'may decide' if maybe else 'decides'} before our rules are asked",
         [
-            step_in_words(journey.decider),
-            f"by our rules alone captured by :{wanted.port}: {packet_in_words(journey.packet)}",
+            *([words_of(line)] if line is not None and line.rule is not None else []),
+            f"by our rules alone captured by :{wanted.port}: {packet_in_words(packet)}",
             f"by all rules {becomes}",
         ],
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshnet.model.finding import Finding
 from meshnet.reason.findings.report import report
-from meshnet.reason.lint.dead import said
+from meshnet.reason.lint.dead import words_of
 from meshnet.reason.lint.scene import only_decides
 from meshnet.reason.symbolic.passage import Passage
 from meshnet.reason.symbolic.terms import Bit, both, either, engine, equal, no, some
@@ -35,8 +35,11 @@ def idle_rules(ground: Ground) -> Iterator[Finding]:
     for line in pending:
         yield report(
             "MN114",
-            f"{said(line)} changes nothing",
-            ["without it every packet has the same fate, and leaves with the same mark, proven"],
+            f"{line.place} changes nothing",
+            [
+                words_of(line),
+                "without it every packet has the same fate, and leaves with the same mark, proven",
+            ],
         )
 
 

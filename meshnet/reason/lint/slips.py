@@ -6,7 +6,7 @@ from meshnet.model.finding import Finding, Severity
 from meshnet.model.packet import Family
 from meshnet.model.spec import IPv6
 from meshnet.reason.findings.report import packet_in_words, report
-from meshnet.reason.symbolic.passage import CAPTURED, DROPPED
+from meshnet.reason.symbolic.fate import CAPTURED, DROPPED
 from meshnet.reason.symbolic.terms import Bit, both, engine, equal, no, number
 from meshnet.reason.symbolic.world import OUTPUT
 

@@ -5,12 +5,14 @@ What a walk saw need not be proven; what no walk saw is asked of the prover.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from meshnet.model.address import read_address
 from meshnet.model.packet import TCP, Family, Packet
 from meshnet.model.rule import Rule
-from meshnet.model.verdict import Journey
+from meshnet.model.verdict import Journey, Verdict
 from meshnet.reason.findings.packets import witness
-from meshnet.reason.symbolic.world import OUTPUT, PREROUTING
+from meshnet.reason.symbolic.world import OUTPUT, PREROUTING, Start
 from meshnet.reason.walk import Walker
 
 TYPE_CHECKING = False
@@ -27,13 +29,21 @@ _HERE = {Family.IP: "10.244.0.7", Family.IP6: "fd00:10:244::7"}
 _FAR = {Family.IP: "203.0.113.77", Family.IP6: "2001:db8:77::77"}
 
 
+class End(NamedTuple):
+    """A packet that was walked, and its fate."""
+
+    start: Start
+    verdict: Verdict
+    port: int
+
+
 class Trials:
     """Walks packets made from the rules' own constants.
 
     ``seen`` are the places of rules that held for some packet, ``needed`` of those without which
     some packet would have had another fate, or left as another packet. ``takers`` has for a rule
-    the one in front of it, in its chain, that had the packet made for it. ``link`` is an
-    interface that no rule names.
+    the one in front of it, in its chain, that had the packet made for it. ``ends`` are how the
+    packets ended. ``link`` is an interface that no rule names.
     """
 
     def __init__(
@@ -42,6 +52,7 @@ class Trials:
         self.seen: set[Place] = set()
         self.needed: set[Place] = set()
         self.takers: dict[Place, Place] = {}
+        self.ends: list[End] = []
         self._walker = _Muting(side.rulesets, side.addresses, side.marks_route)
         self._candidates = candidates
         for table in tables:
@@ -52,6 +63,7 @@ class Trials:
         journey = self._walker.walk(packet, hook, local=local)
         if any(step.held is None for step in journey.steps) or journey.fates:
             return
+        self.ends.append(End(Start(packet, hook, local), journey.verdict, journey.port))
         places = {step.place for step in journey.steps if step.held and step.rule is not None}
         self.seen |= places
         for place in places if line.place not in places else ():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
 from meshnet.model.intervals import IntervalSet
 from meshnet.model.match import Match
 from meshnet.model.packet import Family, Field, Packet
@@ -20,7 +22,7 @@ from meshnet.reason.words import match_in_words, values_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from meshnet.reason.lines import Line
 
@@ -45,16 +47,28 @@ class Cells:
         raise NotImplementedError
 
     def words(self, cells: Sequence[int]) -> str:
-        """``cells``, which are not all of them, in words; "" where that goes without saying."""
+        """``cells``, which are not all of them, in words; "" where they are all that can be."""
         raise NotImplementedError
 
     def exact_words(self, packet: Packet) -> str:
         """What ``packet`` has, in words."""
         raise NotImplementedError
 
-    def has(self, cells: Sequence[int], packet: Packet) -> bool:
-        """Whether :meth:`condition` of ``cells`` holds for ``packet``."""
+    def cell(self, packet: Packet) -> int | None:
+        """The cell that ``packet`` lies in; None where it lacks the field."""
         raise NotImplementedError
+
+    def plain(self, cell: int) -> Iterator[Bit]:
+        """That the field has a plain value of ``cell``, the plainest first."""
+        yield self.condition([cell])
+
+    def has(self, cells: Sequence[int], packet: Packet) -> bool:
+        """Whether :meth:`condition` of ``cells``, which ascend, holds for ``packet``."""
+        found = self.cell(packet)
+        if found is None:
+            return True
+        at = bisect_left(cells, found)
+        return at < len(cells) and cells[at] == found
 
     def alike(self, one: Packet, other: Packet) -> bool:
         """Whether :meth:`exactly` of ``one`` holds for ``other``."""
@@ -71,6 +85,7 @@ class Spans(Cells):
         self.bits = world.bits if field in (Field.SRC, Field.DST) else field.bits
         starts = sorted({0, *(cut for cut in cuts if 0 < cut < 1 << self.bits)})
         ends = [*(start - 1 for start in starts[1:]), (1 << self.bits) - 1]
+        self._starts = starts
         self.spans = list(zip(starts, ends, strict=True))
         self.count = len(self.spans)
 
@@ -92,9 +107,16 @@ class Spans(Cells):
             return f"no {self.label}"
         return span_in_words(self.field, IntervalSet.of(value), self.bits, self.world.family)
 
-    def has(self, cells: Sequence[int], packet: Packet) -> bool:
+    def plain(self, cell: int) -> Iterator[Bit]:
+        first, last = self.spans[cell]
+        # Of a block of addresses any is plainer than the first one, which names it.
+        ten = 10 if self.field in (Field.SRC, Field.DST) and first + 10 <= last else 0
+        yield equal(self.term, first + ten)
+        yield equal(self.term, first)
+
+    def cell(self, packet: Packet) -> int | None:
         value = packet.value(self.field)
-        return value is None or any(_in(self.spans[cell], value) for cell in cells)
+        return bisect_right(self._starts, value) - 1 if isinstance(value, int) else None
 
     def alike(self, one: Packet, other: Packet) -> bool:
         value = one.value(self.field)
@@ -137,11 +159,12 @@ class Owners(Spans):
     def exact_words(self, packet: Packet) -> str:
         return super().exact_words(packet) if packet.value(self.field) is not None else "no socket"
 
-    def has(self, cells: Sequence[int], packet: Packet) -> bool:
-        value = packet.value(self.field)
-        if value is None:
-            return not self.whose or len(self.spans) in cells
-        return any(_in(self.spans[cell], value) for cell in cells if cell < len(self.spans))
+    def plain(self, cell: int) -> Iterator[Bit]:
+        return super().plain(cell) if cell < len(self.spans) else iter(())
+
+    def cell(self, packet: Packet) -> int | None:
+        found = super().cell(packet)
+        return len(self.spans) if found is None and self.whose else found
 
     def alike(self, one: Packet, other: Packet) -> bool:
         value = one.value(self.field)
@@ -183,8 +206,8 @@ class Links(Cells):
     def exact_words(self, packet: Packet) -> str:
         return self.words([self._number(packet)])
 
-    def has(self, cells: Sequence[int], packet: Packet) -> bool:
-        return self._number(packet) in cells
+    def cell(self, packet: Packet) -> int:
+        return self._number(packet)
 
     def alike(self, one: Packet, other: Packet) -> bool:
         return one.value(self.field) == other.value(self.field)
@@ -209,42 +232,34 @@ class States(Cells):
         return equal(self.term, STATES.index(packet.ctstate))
 
     def words(self, cells: Sequence[int]) -> str:
-        """First packets are what rules are for: they go without saying."""
+        """A related packet is the first of its own connection too."""
         if set(cells) <= {0, 2} and 0 in cells:
-            return ""
+            return "first of its connection"
         if 0 not in cells and len(cells) == len(STATES) - 1:
-            return "not a first packet"
+            return "ct not new"
         return f"ct {','.join(STATES[cell] for cell in cells)}"
 
     def exact_words(self, packet: Packet) -> str:
         return self.words([STATES.index(packet.ctstate)])
 
-    def has(self, cells: Sequence[int], packet: Packet) -> bool:
-        return STATES.index(packet.ctstate) in cells
+    def cell(self, packet: Packet) -> int:
+        return STATES.index(packet.ctstate)
 
     def alike(self, one: Packet, other: Packet) -> bool:
         return one.ctstate == other.ctstate
 
 
-def _in(span: tuple[int, int], value: object) -> bool:
-    return isinstance(value, int) and span[0] <= value <= span[1]
-
-
 def span_in_words(field: Field, values: IntervalSet, bits: int, family: Family) -> str:
     """The shortest of "uid 1337", "uid not 1337" and "dst 10.0.0.0/8 without 10.9.0.0/16"."""
     rest = values.complement((1 << bits) - 1)
-    if len(values) > 1 and len(rest) >= len(values):
+    said = [match_in_words(Match(field, values), family)]
+    said.append(match_in_words(Match(field, rest, negated=True), family))
+    if len(values) > 1:
         whole = IntervalSet.of((values.spans[0][0], values.spans[-1][1]))
-        holes = rest.intersection(whole)
-        said = match_in_words(Match(field, whole), family)
-        return f"{said} without {values_in_words(Match(field, holes), family)}"
-    if len(rest) < len(values) or (len(rest) == len(values) and _size(rest) < _size(values)):
-        return match_in_words(Match(field, rest, negated=True), family)
-    return match_in_words(Match(field, values), family)
-
-
-def _size(values: IntervalSet) -> int:
-    return sum(last - first + 1 for first, last in values)
+        holes = Match(field, rest.intersection(whole))
+        around = match_in_words(Match(field, whole), family)
+        said.append(f"{around} without {values_in_words(holes, family)}")
+    return min(said, key=len)
 
 
 def cells_of(world: World, lines: Iterable[Line], beside: Iterable[Match] = ()) -> list[Cells]:

@@ -5,6 +5,7 @@ Each function is told for which packets, and says for which of them the rule goe
 
 from __future__ import annotations
 
+from meshnet.model.address import show_address
 from meshnet.model.packet import Field
 from meshnet.model.rule import FULL_MASK, Kind, Target
 from meshnet.reason.action import LOOPBACK
@@ -26,7 +27,7 @@ from meshnet.reason.symbolic.terms import (
     number,
     pick,
 )
-from meshnet.reason.symbolic.world import UNTRACKED
+from meshnet.reason.symbolic.world import INVALID, UNTRACKED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from meshnet.model.packet import Family
 
+_TRANSLATIONS = (Beyond.DNAT, Beyond.SNAT, Beyond.REDIRECT)
 REFUSALS = (Kind.DROP, Kind.REJECT, Kind.RESET)
 _BITS = {Field.SPORT: 16, Field.DPORT: 16, Field.MARK: 32, Field.CTMARK: 32}
 
@@ -68,7 +70,7 @@ class Effects:
         if kind in (Kind.ACCEPT, Kind.RETURN):
             return False
         if kind is Kind.REDIRECT:
-            self._redirect(effect.port, at, held)
+            self._redirect(effect.port, at, both(held, no(self.moving.read("zoned"))))
             return False
         if kind is Kind.TPROXY:
             return self._hand(effect, at, held, base)
@@ -84,6 +86,11 @@ class Effects:
 
     def _change_foreign(self, effect: Foreign, at: str, held: Bit, base: Code) -> Bit:
         moving, world, what = self.moving, self.moving.world, effect.what
+        if effect.family is not None and effect.family is not world.family:
+            return held
+        if what in _TRANSLATIONS:
+            self._translate_foreign(effect, at, both(held, no(moving.read("zoned"))), base)
+            return False
         if what is Beyond.NOTRACK:
             fresh = every((held, no(moving.read("tracked")), no(moving.read("zoned"))))
             moving.put("ctstate", fresh, UNTRACKED)
@@ -96,16 +103,6 @@ class Effects:
             self._capture(held, effect.port or moving.read("dport"))
             self._forget_owner(held)
             return held
-        if what is Beyond.DNAT:
-            self._translate(effect, at, held)
-            return False
-        if what is Beyond.SNAT:
-            self._forget((Field.SRC, Field.SPORT), at, held, base)
-            moving.put("sourced", held, True)
-            return False
-        if what is Beyond.REDIRECT:
-            self._redirect(None, at, held)
-            return False
         refused = world.doubt(f"whether {at} refuses")
         if what is Beyond.QUEUE:
             moving.put("gone", both(held, refused), True)
@@ -114,6 +111,16 @@ class Effects:
         moving.put("gone", every((held, no(stays), refused)), True)
         self._forget((Field.MARK, Field.CTMARK), at, both(held, stays), base)
         return both(held, stays)
+
+    def _translate_foreign(self, effect: Foreign, at: str, held: Bit, base: Code) -> None:
+        """A template is not translated: ``held`` has none."""
+        if effect.what is Beyond.DNAT:
+            self._translate(effect, at, held)
+        elif effect.what is Beyond.REDIRECT:
+            self._redirect(None, at, held)
+        else:
+            self._forget((Field.SRC, Field.SPORT), at, held, base)
+            self.moving.put("sourced", held, True)
 
     # -- captures ---------------------------------------------------------------------------
 
@@ -175,6 +182,7 @@ class Effects:
             self._capture(held, moving.dport if port is None else port)
         else:
             moving.put("elsewhere", held, True)
+            moving.put("aim", held, world.aim(_aim_in_words(world.family, effect)))
 
     def _hand(self, target: Target, at: str, held: Bit, base: Code) -> Bit:
         """TPROXY: the packet gets a socket and a mark (net/netfilter/xt_TPROXY.c, nft_tproxy.c)."""
@@ -206,16 +214,28 @@ class Effects:
 
     def _zone(self, held: Bit, base: Code) -> None:
         moving = self.moving
-        fresh = every((held, no(moving.read("tracked")), no(moving.read("zoned"))))
+        state = moving.read("ctstate")
+        apart = equal(state, UNTRACKED)
+        # What has no entry after all gets a template all the same (nft_ct.c).
+        late = either(apart, equal(state, INVALID)) if base.native else False
+        early = either(no(moving.read("tracked")), late)
+        fresh = every((held, no(moving.read("zoned")), early))
+        again = both(fresh, apart)
+        if again is not False:
+            # Looked at again, it is tracked; as what, it was never asked.
+            self.moving.put("ctstate", again, moving.world.any_state())
+            mark = moving.world.unknown("the mark of a connection that is looked at again", 32)
+            self.moving.put("ctmark", again, mark)
         moving.put("zoned", fresh, True)
-        moving.put("stained", fresh, base.saves)
+        moving.put("stained", fresh, base.native or base.saves)
 
     def _restore(self, held: Bit, base: Code) -> None:
         """The connection's mark; of a template, that of the template (xt_connmark.c)."""
         moving = self.moving
-        zone = both(no(moving.read("tracked")), moving.read("zoned"))
-        value = pick(moving.read("tracked"), moving.read("ctmark"), moving.early, 32)
-        self._set_mark(both(held, either(moving.connected, zone)), value, base)
+        connected = moving.connected
+        zone = both(no(connected), moving.read("zoned")) if not base.native else False
+        value = pick(connected, moving.read("ctmark"), moving.early, 32)
+        self._set_mark(both(held, either(connected, zone)), value, base)
 
     def _forget(self, fields: tuple[Field, ...], at: str, held: Bit, base: Code) -> None:
         world = self.moving.world
@@ -235,6 +255,16 @@ class Effects:
         )
         for name in ("uid", "gid"):
             self.moving.put(name, held, world.unknown(f"the {name} of TPROXY's socket", 32))
+
+
+def _aim_in_words(family: Family, effect: Foreign) -> str:
+    """Where DNAT sends to; another address of the rule's choice where no dump tells it."""
+    if effect.address is None:
+        return "an address that no dump tells"
+    address = show_address(family, effect.address)
+    if not effect.port:
+        return address if effect.port == 0 else f"{address}, a port that no dump tells"
+    return f"[{address}]:{effect.port}" if ":" in address else f"{address}:{effect.port}"
 
 
 def reroute(moving: Moving, leaving: Bit) -> None:

@@ -27,8 +27,8 @@ _PORTS = (Field.SPORT, Field.DPORT)
 _OWNERS = (Field.UID, Field.GID)
 
 
-def meaning(formula: Formula, passage: Passage, intended: Bit = False) -> Bit:
-    """For which packets ``formula`` is so; ``intended`` are those that the spec captures."""
+def meaning(formula: Formula, passage: Passage, intended: Passage | None = None) -> Bit:
+    """For which packets ``formula`` is so; ``intended`` is what the spec does to them."""
     if formula.claim is not None:
         return _claimed(formula.claim, passage)
     parts = [meaning(part, passage, intended) for part in formula.parts]
@@ -50,8 +50,16 @@ def meaning(formula: Formula, passage: Passage, intended: Bit = False) -> Bit:
         "dropped": moving.gone,
         "socket": world.socket,
         "local": world.local,
-        "intended": intended,
+        **_meant(passage, intended),
     }[formula.kind]
+
+
+def _meant(passage: Passage, intended: Passage | None) -> dict[str, Bit]:
+    if intended is None:
+        return {}
+    there = both(intended.moving.captured, no(intended.moving.gone))
+    alike = equal(passage.outcome, intended.outcome)
+    return {"intended": there, "kept": both(there, alike)}
 
 
 def _claimed(claim: Claim, passage: Passage) -> Bit:

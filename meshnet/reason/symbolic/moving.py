@@ -6,6 +6,7 @@ from meshnet.model.intervals import IntervalSet
 from meshnet.model.match import Match
 from meshnet.model.packet import Field
 from meshnet.reason.evaluate import NAMELESS
+from meshnet.reason.symbolic.fate import OUTCOME_BITS
 from meshnet.reason.symbolic.names import BITS as NAME_BITS
 from meshnet.reason.symbolic.terms import (
     Bit,
@@ -41,6 +42,8 @@ class Moving:
     def __init__(self, world: World) -> None:
         self.world = world
         self.hook = world.hook
+        #: Whether the chain is of nft's own language.
+        self.native = False
         self.src, self.dst = world.src, world.dst
         self.sport, self.dport = world.sport, world.dport
         self.socket, self.uid, self.gid = world.socket, world.uid, world.gid
@@ -54,6 +57,8 @@ class Moving:
         self.sourced: Bit = False
         self.dnat: Bit = False
         self.elsewhere: Bit = False
+        #: Where it is sent instead, as :meth:`World.aim` numbers it; 0 where it was aimed at.
+        self.aim: Number = 0
         self.marked: Bit = False
         self.captured: Bit = False
         self.port: Number = 0
@@ -65,6 +70,7 @@ class Moving:
             **dict.fromkeys(("uid", "gid", "mark", "ctmark"), 32),
             **dict.fromkeys(_STATE_FIELDS, NAME_BITS),
             "ctstate": STATE_BITS,
+            "aim": OUTCOME_BITS,
         }
         self._seen: dict[str, Any] = {}
         self._journal: list[tuple[str, Any]] = []
@@ -111,7 +117,7 @@ class Moving:
         """Whether the packet has an entry in connection tracking."""
         state = self.read("ctstate")
         lost = either(equal(state, INVALID), equal(state, UNTRACKED))
-        return both(self.read("tracked"), no(lost))
+        return every((self.read("tracked"), no(self.read("zoned")), no(lost)))
 
     def holds(self, match: Match) -> Bit:
         """Whether ``match`` holds: :meth:`Match.holds` of what the hook shows of the packet."""
@@ -141,9 +147,9 @@ class Moving:
         if field in (Field.UID, Field.GID):
             return self._owner(field)
         if field is Field.CTMARK:
-            tracked = self.read("tracked")
-            zone = both(no(tracked), self.read("zoned"))
-            return either(self.connected, zone), pick(tracked, self.read("ctmark"), self.early, 32)
+            zoned = self.read("zoned")
+            present = choose(zoned, not self.native, self.connected)
+            return present, pick(zoned, self.early, self.read("ctmark"), 32)
         if field.label in NAMELESS.get(self.hook, ()):
             return True, 0
         if field is Field.PROTO:
@@ -152,7 +158,7 @@ class Moving:
 
     @property
     def early(self) -> Number:
-        """The mark of a zone's template, which is there before connection tracking."""
+        """The mark of a zone's template, which is there in place of an entry."""
         if self.read("stained") is False:
             return 0
         return pick(
@@ -175,8 +181,8 @@ class Moving:
         """As :meth:`meshnet.reason.evaluate.View._ask_state`: "dnat" and "snat" are states too."""
         values, dnat = match.values, self.read("dnat")
         state, zoned = self.read("ctstate"), self.read("zoned")
-        before = pick(zoned, NEW, INVALID, STATE_BITS)
-        seen = pick(self.read("tracked"), state, before, STATE_BITS)
+        placed = pick(self.read("tracked"), state, INVALID, STATE_BITS)
+        seen = pick(zoned, NEW, placed, STATE_BITS)
         inside = some(equal(seen, at) for at, name in enumerate(STATES) if name in values)
         older = every((self.connected, no(equal(state, NEW)), no(dnat)))
         if "dnat" in values:

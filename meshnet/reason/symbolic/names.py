@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from meshnet.errors import MeshnetError
 from meshnet.model.intervals import NameSet
 from meshnet.model.packet import Field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from meshnet.reason.lines import TableCode
 
@@ -33,8 +35,7 @@ class Names:
         prefixes = sorted(name[:-1] for name in said if name.endswith("+"))
         self.members: list[str] = list(dict.fromkeys(("", "lo", *exact)))
         self.patterns: dict[int, str] = {}
-        others = (name for name in _OTHERS if not _is_named(name, exact, prefixes))
-        other = next(others, None)
+        other = None if "" in prefixes else _unnamed(exact, prefixes)
         for prefix in prefixes:
             found = _witness(prefix, set(self.members), prefixes)
             if found is not None:
@@ -75,17 +76,30 @@ def names_of(tables: Iterable[TableCode]) -> list[NameSet]:
     ]
 
 
-def _is_named(name: str, exact: list[str], prefixes: list[str]) -> bool:
-    return name in exact or any(name.startswith(prefix) for prefix in prefixes)
-
-
 def _witness(prefix: str, taken: set[str], prefixes: list[str]) -> str | None:
     """A name with this beginning, with no longer one of ``prefixes``, that is not ``taken``."""
     longer = [p for p in prefixes if len(p) > len(prefix)]
-    candidates = [prefix] if prefix else list(_OTHERS)
-    if len(prefix) < LONGEST:
-        candidates = [*(prefix + end for end in _ENDINGS), *candidates]
-    for name in candidates:
+    for name in _beginning(prefix):
         if name and name not in taken and not any(name.startswith(p) for p in longer):
             return name
     return None
+
+
+def _beginning(prefix: str) -> Iterator[str]:
+    """Names that begin with ``prefix``, the likely ones first."""
+    if not prefix:
+        yield from _OTHERS
+        yield from (f"{end}net0" for end in reversed(_ENDINGS))
+    for length in range(1, min(LONGEST - len(prefix), 3) + 1):
+        for end in product(_ENDINGS, repeat=length):
+            yield prefix + "".join(end)
+    yield prefix
+
+
+def _unnamed(exact: list[str], prefixes: list[str]) -> str:
+    """A name that no rule names; MeshnetError where none was found."""
+    known = {"lo", *exact}
+    for name in _beginning(""):
+        if name not in known and not any(name.startswith(prefix) for prefix in prefixes):
+            return name
+    raise MeshnetError("these rules name more interfaces than can be told apart")

@@ -14,7 +14,9 @@ from meshnet.model.ruleset import Ruleset
 from meshnet.reason.effects import Beyond, Effect
 from meshnet.reason.hooks import Group, Stage, order
 from meshnet.reason.lines import Code, Line, TableCode, prepare
+from meshnet.reason.named_sets import Contents, said_of
 from meshnet.reason.symbolic.effects import Effects, reroute
+from meshnet.reason.symbolic.fate import CAPTURED, DROPPED, OUTCOME_BITS
 from meshnet.reason.symbolic.moving import Moving
 from meshnet.reason.symbolic.terms import (
     Bit,
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 MOST, DEEPEST = 60_000, 200
 #: So many orders of chains that no dump tells are thought of.
 MOST_ORDERS = 120
-#: An outcome is a number: dropped, captured by (the port is added), or neither.
-DROPPED, CAPTURED, OUTCOME_BITS = 1 << 17, 1 << 16, 18
 _ICMP = (1, 58)
 
 
@@ -66,13 +66,18 @@ class Visit:
 
 
 class Program:
-    """Rulesets made ready; raises ParseError as :class:`meshnet.reason.walk.Walker` does."""
+    """Rulesets made ready; raises ParseError as :class:`meshnet.reason.walk.Walker` does.
+
+    ``sets`` is what named sets hold: rules that ask sets of different content have different
+    doubts.
+    """
 
     def __init__(
         self,
         rulesets: Mapping[str, Ruleset],
         addresses: Mapping[tuple[str, Family], int] | None = None,
         marks_route: bool = True,
+        sets: Contents | None = None,
     ) -> None:
         self.rulesets = dict(rulesets)
         self.addresses = dict(addresses or {})
@@ -85,7 +90,7 @@ class Program:
         counted: Counter[str] = Counter()
         for line in self.lines():
             if line.doubts or any(_may_ask(effect) for effect in line.effects):
-                text = ", ".join(line.doubts) or line.action
+                text = said_of(", ".join(line.doubts) or line.action, line.place, sets or {})
                 counted[text] += 1
                 self.called[line] = text if counted[text] == 1 else f"{text} ({counted[text]})"
 
@@ -123,10 +128,18 @@ class Passage:
     @property
     def outcome(self) -> Number:
         """The fate as a number: who captures, or neither; a doubt's answer is part of it."""
+        return self._fate(0)
+
+    @property
+    def fate(self) -> Number:
+        """As :attr:`outcome`; of what is let go also where it is sent to instead."""
+        return self._fate(self.moving.aim)
+
+    def _fate(self, free: Number) -> Number:
         moving = self.moving
         port = moving.port
         wide = port | CAPTURED if isinstance(port, int) else _wide(port)
-        taken = pick(moving.captured, wide, 0, OUTCOME_BITS)
+        taken = pick(moving.captured, wide, free, OUTCOME_BITS)
         return pick(moving.gone, DROPPED, taken, OUTCOME_BITS)
 
     # -- from hook to hook ------------------------------------------------------------------
@@ -150,8 +163,7 @@ class Passage:
         lost = equal(moving.ctstate, 3)
         for name, value in (("iif", 1), ("oif", 0), ("socket", False), ("local", True)):
             moving.put(name, looped, value)
-        moving.put("tracked", both(looped, lost), False)
-        moving.put("zoned", looped, False)
+        moving.put("tracked", both(looped, either(lost, moving.zoned)), False)
         moving.put("elsewhere", looped, False)
         self._hook("prerouting", looped)
         self._inside(looped)
@@ -167,6 +179,9 @@ class Passage:
             to_us = either(both(open_end, ours), both(no(open_end), moving.local))
         self._hook("input", both(here, to_us))
         through = both(here, no(to_us))
+        if open_end is not False:
+            # The route is looked for with the new destination.
+            moving.put("oif", both(through, open_end), world.route(moving.dst, moving.mark))
         self._hook("forward", through)
         if self.world.hook != OUTPUT:
             self._hook("postrouting", through)
@@ -200,7 +215,9 @@ class Passage:
         if here is False:
             return
         if stage.kind == "conntrack":
-            self.moving.put("tracked", here, True)
+            here = both(here, either(no(self.moving.tracked), self.moving.zoned))
+            for name, value in (("tracked", True), ("zoned", False), ("stained", False)):
+                self.moving.put(name, here, value)
         elif stage.kind == "nat":
             known = both(equal(self.moving.ctstate, RELATED), self._helped())
             here = every((here, self._asks_nat(), no(known)))
@@ -223,12 +240,14 @@ class Passage:
         for number in _ICMP:
             related = both(related, no(equal(self.world.proto, number)))
         first = either(equal(moving.ctstate, NEW), related)
-        return every((moving.tracked, no(done), first))
+        # A template counts as new, and nothing settles it.
+        return both(moving.tracked, either(moving.zoned, both(no(done), first)))
 
     # -- through a chain --------------------------------------------------------------------
 
     def _base(self, code: Code, here: Bit) -> None:
         self.moving.enter()
+        self.moving.native = code.native
         fallen = self._chain(code, code, here, None, 0)
         if code.chain.policy == "drop":
             self.moving.put("gone", fallen, True)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from meshnet.model.frozen import dataclass
+from meshnet.reason.symbolic.cells import Cells, States
 from meshnet.reason.symbolic.question import Question
-from meshnet.reason.symbolic.terms import Bit, both, equal, every, no
+from meshnet.reason.symbolic.shapes import SHAPES, Holes
+from meshnet.reason.symbolic.terms import Bit, both, engine, equal, every, no
 from meshnet.reason.symbolic.world import STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from meshnet.model.packet import Packet
-    from meshnet.reason.symbolic.cells import Cells
     from meshnet.reason.symbolic.world import Start
+
+#: So many cells of one field are left out one by one before a simpler shape is tried.
+MOST_HOLES = 32
+#: Of so few cells each is looked at for whether any packet is there.
+MOST_PIECES = 8
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class Regions:
         self, question: Question, cells: Sequence[Cells], outcomes: Sequence[Any], bits: int
     ) -> None:
         self.question, self.cells = question, cells
+        #: Fields in which so many cells have strangers that nobody wants to hear of each.
+        self._crowded: set[str] = set()
         self._outcomes = [
             question.variable(value, bits, f"outcome {at}") for at, value in enumerate(outcomes)
         ]
@@ -84,60 +92,95 @@ class Regions:
         strangers: list[Packet] = []
         for side in sides:
             rest = [each for each in sides if each is not side]
-            if self._uniform(fixed, rest, True, strangers, None, side):
-                side.open()
-                continue
-            chosen = self._cells_of(side, fixed, rest, strangers)
-            if chosen:
-                side.widen(chosen)
-        said = tuple((s.cells.label, s.words()) for s in sides if not s.free)
+            self._widen(side, fixed, rest, strangers)
         whole = every(side.condition for side in sides)
+        said = tuple((s.cells.label, self._words(s, whole)) for s in sides if not s.free)
         state = equal(self.question.world.ctstate, STATES.index(start.packet.ctstate))
         doubts = self._needed(other, answers, both(whole, state))
         return Region(start, said, fates, whole, doubts)
 
-    def _uniform(
+    def _words(self, side: _Side, whole: Bit) -> str:
+        """``side`` in words; what no packet of the region can be is told only where that is
+        shorter."""
+        plain, cells = side.words(), side.cells
+        if side.chosen is None or len(side.chosen) > MOST_PIECES:
+            return plain
+        there = [c for c in side.chosen if self.question.possible(whole, cells.condition([c]))]
+        if not there:
+            return plain
+        less = cells.words(there)
+        return less if isinstance(cells, States) or len(less) < len(plain) else plain
+
+    def _stranger(
         self,
         fixed: Sequence[Bit],
         rest: Sequence[_Side],
-        wider: Bit,
         strangers: list[Packet],
-        group: Sequence[int] | None,
         side: _Side,
-    ) -> bool:
-        """Whether no packet has another fate; who has one is remembered."""
+        left: Sequence[int] | None = None,
+    ) -> Packet | None:
+        """A packet of another fate, in the cells ``left`` of ``side``; None where there is none."""
+        cells = side.cells
         for packet in strangers:
-            inside = group is None or side.cells.has(group, packet)
+            inside = left is None or cells.has(left, packet)
             if inside and all(each.has(packet) for each in rest):
-                return False
+                return packet
+        wider = True if left is None else cells.condition(left)
         model = self.question.ask(*fixed, *(each.condition for each in rest), wider)
         if model is None:
-            return True
+            return None
         strangers.append(self.question.world.start(model).packet)
-        return False
+        return strangers[-1]
 
-    def _cells_of(
+    def _widen(
         self, side: _Side, fixed: Sequence[Bit], rest: Sequence[_Side], strangers: list[Packet]
-    ) -> list[int]:
-        """The cells in which nothing changes; many are tried together."""
+    ) -> None:
+        """As far as no packet has another fate: anywhere, or to all cells that have no stranger.
+
+        Where very many have one, to all but what lies between the strangers, or from one
+        stranger to the next: that is found out quickly, and told in few words.
+        """
+
+        def stranger(left: Sequence[int] | None) -> Packet | None:
+            return self._stranger(fixed, rest, strangers, side, left)
+
+        if stranger(None) is None:
+            side.open()
+            return
         cells = side.cells
-        found: list[int] = []
-        groups = _halves(list(range(cells.count)))
-        while groups:
-            group = groups.pop()
-            wider = cells.condition(group)
-            if self._uniform(fixed, rest, wider, strangers, group, side):
-                found += group
-            elif len(group) > 1:
-                groups += _halves(group)
-        return sorted(found)
+        own = cells.cell(side.packet)
+        if own is None:
+            return
+        for shape in SHAPES[1:] if cells.label in self._crowded else SHAPES:
+            if self._shape(shape(cells.count, own), side, stranger):
+                return
+
+    def _shape(
+        self, left: Holes, side: _Side, stranger: Callable[[Sequence[int]], Packet | None]
+    ) -> bool:
+        """Give ``side`` the cells of ``left`` that no stranger lies in; False: too many do."""
+        for _ in range(MOST_HOLES):
+            chosen = left.cells()
+            found = stranger(chosen)
+            if found is None:
+                side.widen(chosen)
+                return True
+            cell = side.cells.cell(found)
+            if cell is None or not left.drop(cell):
+                return False
+        self._crowded.add(side.cells.label)
+        return False
 
     def _answers(self, model: Any) -> dict[str, Bit]:
         """What the model says about what is undecided."""
-        return {
-            name: equal(term, model.eval(term, model_completion=True))
-            for name, term in self.question.world.unknowns.items()
-        }
+        world, z3 = self.question.world, engine()
+        found: dict[str, Bit] = {}
+        for name, term in world.unknowns.items():
+            if z3.is_bool(term):
+                found[name] = term if world.truth(model, term) else no(term)
+            else:
+                found[name] = equal(term, model.eval(term, model_completion=True))
+        return found
 
     def _needed(self, other: Bit, answers: dict[str, Bit], whole: Bit) -> tuple[str, ...]:
         """The doubts that the fates of ``whole`` hang on."""
@@ -148,9 +191,12 @@ class Regions:
             fewer = [answer for each, answer in kept.items() if each != name]
             if not self.question.possible(other, whole, *fewer):
                 del kept[name]
-        return tuple(kept)
+        return tuple(f"{_said(answers[name])}: {name}" for name in kept)
 
 
-def _halves(group: list[int]) -> list[list[int]]:
-    middle = len(group) // 2
-    return [half for half in (group[:middle], group[middle:]) if half]
+def _said(answer: Bit) -> str:
+    """What was answered, in front of the question."""
+    z3 = engine()
+    if z3.is_const(answer):
+        return "if the answer is yes"
+    return "if the answer is no" if z3.is_not(answer) else "for some answers"

@@ -7,6 +7,7 @@ answer to the same doubt.
 from __future__ import annotations
 
 from meshnet.model.frozen import dataclass
+from meshnet.model.match import PROTO_NUMBERS
 from meshnet.model.packet import TCP, UDP, Family, Packet
 from meshnet.reason.symbolic.names import BITS as NAME_BITS
 from meshnet.reason.symbolic.names import Names
@@ -75,7 +76,20 @@ class World:
         self.laws: list[Bit] = self._sense()
         if routed and leaving:
             self.laws.append(either(no(self.is_loopback(self.dst)), equal(self.oif, 1)))
+        #: Where rules send packets to by DNAT, in words.
+        self.aims: list[str] = []
         self._routes: list[tuple[Number, Number, Any]] = []
+
+    def only_what_is(self) -> None:
+        """Leave out what begins untracked though no rule has said so.
+
+        Of its own accord conntrack does that to some ICMPv6 alone
+        (net/netfilter/nf_conntrack_proto_icmpv6.c); what rules say comes later.
+        """
+        tracked = no(equal(self.ctstate, UNTRACKED))
+        if self.family is Family.IP6:
+            tracked = either(tracked, equal(self.proto, PROTO_NUMBERS["ipv6-icmp"]))
+        self.laws.append(tracked)
 
     def _sense(self) -> list[Bit]:
         """What holds for every packet that there is."""
@@ -124,6 +138,18 @@ class World:
         if found is None:
             found = self.unknowns[name] = engine().BitVec(f"? {name}", bits)
         return found
+
+    def any_state(self) -> Any:
+        """The state of a connection that nobody asked about; it has one."""
+        answer = self.unknown("the state of a connection that is looked at again", STATE_BITS)
+        self.laws.append(engine().ULT(answer, INVALID))
+        return answer
+
+    def aim(self, words: str) -> int:
+        """The number, from 1, of a place where packets are sent to."""
+        if words not in self.aims:
+            self.aims.append(words)
+        return self.aims.index(words) + 1
 
     def route(self, dst: Number, mark: Number) -> Any:
         """The interface that a second look for a route finds: equal questions, equal answers."""
